@@ -1,0 +1,1 @@
+"""Shards: pictures on disk, read in a seeded order."""

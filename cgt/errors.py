@@ -1,0 +1,13 @@
+"""Errors that a person is meant to read.
+
+A message names the value, the rule it breaks and the remedy. The command line prints it without a traceback
+and turns its type into the exit code.
+"""
+
+
+class UserError(ValueError):
+    """The user's input is wrong: nothing was changed on disk. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """The input was fine, yet the work can't go on (a full disk, a diverged run). Exit code 1."""

@@ -1,0 +1,1 @@
+"""Measuring generated pictures against real ones; knows nothing of training."""

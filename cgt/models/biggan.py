@@ -1,0 +1,353 @@
+"""BigGAN's generator and discriminator (Brock et al., "Large Scale GAN Training for High Fidelity Natural Image Synthesis", 2019).
+
+Shapes: N samples, Z latent size, R resolution, C channels, H rows, W columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgt.models.layers import SelfAttention, conv1x1, conv3x3, fold_spectral_norm, initialise, linear, spectrally_normalised
+from cgt.models.norm import (
+    Bank,
+    ClassBank,
+    ClassTables,
+    Condition,
+    ConditionalBatchNorm,
+    EmbeddedBank,
+    evaluation_conditions,
+    training_conditions,
+)
+
+GENERATOR_LAYOUTS = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+    512: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+"""Widths in units of `ch`, from the first linear layer to the last block; every block doubles the size."""
+
+DISCRIMINATOR_LAYOUTS = {
+    32: ((4, 4, 4, 4), 2),
+    64: ((1, 2, 4, 8, 16), 4),
+    128: ((1, 2, 4, 8, 16, 16), 5),
+    256: ((1, 2, 4, 8, 8, 16, 16), 6),
+    512: ((1, 1, 2, 4, 8, 8, 16, 16), 7),
+}
+"""Widths in units of `ch` after every block, and how many of the blocks (the first ones) halve the size."""
+
+L = TypeVar("L")
+Init = Literal["orthogonal", "normal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """The shape of a generator; resolution and classes come from the data.
+
+    Raises:
+        ValueError: values that don't fit together.
+    """
+
+    ch: int = 64
+    """Channel multiplier of the published layout for the resolution."""
+    channels: tuple[int, ...] | None = None
+    """In place of the published layout: widths from the first linear layer to the last block; every block doubles the size."""
+    dim_z: int = 128
+    """Latent size. With `hierarchical` it is split evenly over the first layer and the blocks."""
+    shared_dim: int = 0
+    """Width of an embedding shared by all sites (ImageNet: 128); 0 for one class table per site (CIFAR)."""
+    hierarchical: bool = False
+    """Give every block its own chunk of z, beside the shared embedding."""
+    attention: tuple[int, ...] = ()
+    """Resolutions after which self-attention stands."""
+    init: Init = "normal"
+    bn_eps: float = 1e-5
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.hierarchical and not self.shared_dim:
+            raise ValueError("hierarchical z needs a shared embedding: set shared_dim (BigGAN: 128), or hierarchical: false")
+
+    def widths(self, resolution: int) -> tuple[int, ...]:
+        """Channels from the first linear layer to the last block."""
+        if self.channels is not None:
+            return self.channels
+        return tuple(self.ch * width for width in _layout(GENERATOR_LAYOUTS, resolution))
+
+    def chunk(self, resolution: int) -> int:
+        """Size of one chunk of z (all of it where z is not split)."""
+        if not self.hierarchical:
+            return self.dim_z
+        chunks = len(self.widths(resolution))
+        if self.dim_z % chunks:
+            below, above = self.dim_z // chunks * chunks, (self.dim_z // chunks + 1) * chunks
+            raise ValueError(
+                f"dim_z {self.dim_z} can't be split into {chunks} equal chunks at {resolution} px: use {below or above} or {above}"
+            )
+        return self.dim_z // chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """The shape of a discriminator; resolution and classes come from the data."""
+
+    ch: int = 64
+    """Channel multiplier of the published layout for the resolution."""
+    channels: tuple[int, ...] | None = None
+    """In place of the published layout: widths after every block; all blocks but the last halve the size."""
+    attention: tuple[int, ...] = ()
+    """Resolutions after which self-attention stands."""
+    init: Init = "normal"
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def layout(self, resolution: int) -> tuple[tuple[int, ...], int]:
+        """Channels after every block, and how many of the first blocks halve the size."""
+        if self.channels is not None:
+            return self.channels, len(self.channels) - 1
+        widths, halvings = _layout(DISCRIMINATOR_LAYOUTS, resolution)
+        return tuple(self.ch * width for width in widths), halvings
+
+
+class GeneratorBlock(nn.Module):
+    """Residual block that doubles the size; its two norms are conditional."""
+
+    def __init__(self, inputs: int, outputs: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = ConditionalBatchNorm(eps)
+        self.conv1 = conv3x3(inputs, outputs)
+        self.norm2 = ConditionalBatchNorm(eps)
+        self.conv2 = conv3x3(outputs, outputs)
+        self.shortcut = conv1x1(inputs, outputs)
+
+    def forward(self, x_NCHW: Tensor, first: Condition, second: Condition) -> Tensor:
+        h = F.interpolate(F.relu(self.norm1(x_NCHW, first)), scale_factor=2)
+        h = self.conv1(h)
+        h = self.conv2(F.relu(self.norm2(h, second)))
+        # A 1x1 convolution and nearest-neighbour enlargement commute; this order costs a quarter.
+        return h + F.interpolate(self.shortcut(x_NCHW), scale_factor=2)
+
+
+class OutputAffine(nn.Module):
+    """Gain and bias of the output norm: shared by all classes, while its statistics belong to each bank."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+
+class Generator(nn.Module):
+    """G(z, y): one generator with one or more class banks. A source, a converted and an extended generator are all this class.
+
+    Args:
+        config: its shape.
+        resolution: R in pixels.
+        classes: names of the first bank's classes.
+
+    Raises:
+        ValueError: a shape that the resolution does not allow, or a class name given twice.
+    """
+
+    def __init__(self, config: GeneratorConfig, resolution: int, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.config = config
+        self.resolution = resolution
+        widths = config.widths(resolution)
+        self.bottom = resolution >> (len(widths) - 1)
+        if self.bottom < 1 or self.bottom << (len(widths) - 1) != resolution:
+            raise ValueError(f"{len(widths) - 1} blocks that double the size can't end at {resolution} px: give other channels")
+        chunk = config.chunk(resolution)
+        self.linear = linear(chunk, widths[0] * self.bottom**2)
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(inputs, outputs, config.bn_eps) for inputs, outputs in zip(widths, widths[1:], strict=False)
+        )
+        sizes = [self.bottom << (i + 1) for i in range(len(self.blocks))]
+        self.attention = _attention(config.attention, sizes, widths[1:])
+        self.output_norm = ConditionalBatchNorm(config.bn_eps)
+        self.output_affine = OutputAffine(widths[-1])
+        self.to_rgb = conv3x3(widths[-1], 3)
+        self.banks = nn.ModuleList([self._new_bank(classes)])
+        initialise(self, config.init)
+        if not config.shared_dim:
+            self._initialise_tables(config.init)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of all classes, bank by bank: the class ids y count along it."""
+        return [name for bank in self.banks for name in cast(Bank, bank).classes]
+
+    @property
+    def dim_z(self) -> int:
+        """Latent size Z."""
+        return self.config.dim_z
+
+    @property
+    def site_widths(self) -> list[int]:
+        """C_l of every conditional site, from the image's far end to the near one."""
+        widths = self.config.widths(self.resolution)
+        return [width for inputs, outputs in zip(widths, widths[1:], strict=False) for width in (inputs, outputs)]
+
+    @property
+    def latent_width(self) -> int:
+        """K, the size of the chunk of z that reaches a site; 0 where none does."""
+        return self.config.chunk(self.resolution) if self.config.hierarchical else 0
+
+    def new_class_bank(self, classes: Sequence[str]) -> ClassBank:
+        """An empty bank of plain tables that fits this generator."""
+        return ClassBank(classes, self.site_widths, self.output_affine.gain.numel(), latent=self.latent_width)
+
+    def append(self, bank: Bank) -> None:
+        """Add a bank: its classes come after all others. Nothing that stands is touched.
+
+        Raises:
+            ValueError: a class of that name is there already.
+        """
+        doubles = sorted(set(self.classes) & set(bank.classes))
+        if doubles:
+            raise ValueError(
+                f"the generator has classes called {', '.join(map(repr, doubles))} already: give the new ones other names."
+            )
+        self.banks.append(bank)
+
+    def fold(self) -> None:
+        """Fix the spectral norms and turn every bank into plain tables, in place: less work per forward, the same pictures."""
+        self.banks = nn.ModuleList(cast(Bank, bank).baked() for bank in self.banks).train(self.training)
+        fold_spectral_norm(self)
+
+    def forward(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables | None = None) -> Tensor:
+        """Pictures (N, 3, R, R) in [-1, 1].
+
+        In eval mode y counts over the classes of all banks, and a batch may mix them. In training mode batch statistics are used, all
+        samples belong to the last bank and y counts over all banks just the same.
+
+        Args:
+            z_NZ: latents, N(0, 1) in training.
+            y_N: int64 class ids, indices into `classes`.
+            tables: of the last bank, where the caller has built them already.
+        """
+        chunk = self.config.chunk(self.resolution)
+        chunks = z_NZ.split(chunk, dim=1)
+        # Both sites of a block see the block's chunk.
+        z_LNK = [z for z in chunks[1:] for _ in range(2)]
+        affine = (self.output_affine.gain, self.output_affine.bias)
+        banks = [cast(Bank, bank) for bank in self.banks]
+        tables = banks[-1].tables() if tables is None else tables
+        if self.training:
+            first = len(self.classes) - len(banks[-1].classes)
+            conditions = training_conditions(banks[-1], tables, affine, z_LNK, y_N - first)
+        else:
+            of_banks = [bank.tables() for bank in banks[:-1]] + [tables]
+            conditions = evaluation_conditions(banks, of_banks, affine, z_LNK, y_N, self.config.bn_eps)
+        return self._synthesise(chunks[0], conditions)
+
+    def _synthesise(self, z_NK: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        h = self.linear(z_NK).unflatten(1, (-1, self.bottom, self.bottom))
+        for i, block in enumerate(self.blocks):
+            h = block(h, conditions[2 * i], conditions[2 * i + 1])
+            if str(i) in self.attention:
+                h = self.attention[str(i)](h)
+        return torch.tanh(self.to_rgb(F.relu(self.output_norm(h, conditions[-1]))))
+
+    def _new_bank(self, classes: Sequence[str]) -> Bank:
+        if not self.config.shared_dim:
+            return self.new_class_bank(classes)
+        output_width = self.output_affine.gain.numel()
+        return EmbeddedBank(
+            classes, self.site_widths, output_width, shared=self.config.shared_dim, latent=self.latent_width
+        )
+
+    def _initialise_tables(self, init: Init) -> None:
+        for table in (*self.banks[0].scale, *self.banks[0].shift):
+            nn.init.orthogonal_(table) if init == "orthogonal" else nn.init.normal_(table, 0, 0.02)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block, pre-activated but for the first, that may halve the size."""
+
+    def __init__(self, inputs: int, outputs: int, *, first: bool, halve: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.halve = halve
+        self.conv1 = conv3x3(inputs, outputs)
+        self.conv2 = conv3x3(outputs, outputs)
+        self.shortcut = conv1x1(inputs, outputs) if halve or inputs != outputs else None
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        h = self.conv1(x_NCHW if self.first else F.relu(x_NCHW))
+        h = self.conv2(F.relu(h))
+        # Averaging and a 1x1 convolution commute; this order costs a quarter.
+        shortcut = x_NCHW
+        if self.halve:
+            h, shortcut = F.avg_pool2d(h, 2), F.avg_pool2d(shortcut, 2)
+        return h + (self.shortcut(shortcut) if self.shortcut is not None else shortcut)
+
+
+class Discriminator(nn.Module):
+    """D(x, y): the projection discriminator (Miyato & Koyama, 2018) as BigGAN has it.
+
+    Args:
+        config: its shape.
+        resolution: R in pixels.
+        classes: names; y counts along them.
+    """
+
+    def __init__(self, config: DiscriminatorConfig, resolution: int, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.config = config
+        self.resolution = resolution
+        self.classes = list(classes)
+        widths, halvings = config.layout(resolution)
+        if resolution >> halvings < 1:
+            raise ValueError(f"{halvings} halvings of {resolution} px leave nothing: give fewer channels")
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(inputs, outputs, first=i == 0, halve=i < halvings)
+            for i, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False))
+        )
+        sizes = [resolution >> min(i + 1, halvings) for i in range(len(self.blocks))]
+        self.attention = _attention(config.attention, sizes, widths)
+        self.linear = linear(widths[-1], 1)
+        self.embedding = spectrally_normalised(nn.Embedding(len(self.classes), widths[-1]))
+        initialise(self, config.init)
+
+    def features(self, x_N3RR: Tensor) -> Tensor:
+        """Pooled features (N, C) of pictures in [-1, 1]: what the logit is a function of, classes aside."""
+        h = x_N3RR
+        for i, block in enumerate(self.blocks):
+            h = block(h)
+            if str(i) in self.attention:
+                h = self.attention[str(i)](h)
+        return F.relu(h).sum((2, 3))
+
+    def forward(self, x_N3RR: Tensor, y_N: Tensor) -> Tensor:
+        """Logits (N,) of pictures in [-1, 1] and class ids in [0, classes)."""
+        h_NC = self.features(x_N3RR)
+        return self.linear(h_NC).squeeze(1) + (self.embedding(y_N) * h_NC).sum(1)
+
+
+def _attention(resolutions: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) -> nn.ModuleDict:
+    """Attention by index of the block that it follows."""
+    unknown = sorted(set(resolutions) - set(sizes))
+    if unknown:
+        raise ValueError(f"attention at {unknown} px is not possible: the blocks end at {sorted(set(sizes))} px")
+    layers = {}
+    for resolution in resolutions:
+        block = sizes.index(resolution)
+        if widths[block] < 8:
+            raise ValueError(f"attention at {resolution} px needs at least 8 channels there, not {widths[block]}")
+        layers[str(block)] = SelfAttention(widths[block])
+    return nn.ModuleDict(layers)
+
+
+def _layout(layouts: dict[int, L], resolution: int) -> L:
+    if resolution not in layouts:
+        raise ValueError(
+            f"there is no published BigGAN at {resolution} px (there are {', '.join(map(str, layouts))}): give channels instead of ch"
+        )
+    return layouts[resolution]

@@ -1,0 +1,234 @@
+"""Class banks and class-conditional batch norm: the only places where a generator knows classes.
+
+At site l a generator computes  gamma_l(y, z) * BN(h) + beta_l(y, z)  with
+
+    gamma_l(y, z) = 1 + scale_l[y] + latent_scale_l z_l        beta_l(y, z) = shift_l[y] + latent_shift_l z_l
+
+The tables, the latent projections and the batch-norm statistics of one group of classes are a *class bank*. A pretrained generator has one
+bank; a transfer appends another and touches nothing of the earlier ones.
+
+Shapes: N samples, C_l channels of site l, n classes of one bank, B banks, K latent chunk, E width of a shared embedding.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgt.models.layers import linear
+
+
+class ClassTables(NamedTuple):
+    """What the classes of one bank are, site by site."""
+
+    scale: tuple[Tensor, ...]
+    """gamma - 1, (n, C_l)."""
+    shift: tuple[Tensor, ...]
+    """beta, (n, C_l)."""
+    latent_scale: tuple[Tensor, ...] = ()
+    """(C_l, K); empty where z reaches the first layer only."""
+    latent_shift: tuple[Tensor, ...] = ()
+    """(C_l, K); empty likewise."""
+
+    def detached(self) -> "ClassTables":
+        """The same values without gradient."""
+        return ClassTables(*(tuple(table.detach() for table in group) for group in self))
+
+
+class SiteStatistics(nn.Module):
+    """Running mean and variance of one site, (C,)."""
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+        self.momentum = 0.1
+
+
+class Bank(nn.Module):
+    """One group of classes: its names, its tables and its batch-norm statistics (those of the output norm come last).
+
+    Raises:
+        ValueError: a class name is given twice.
+    """
+
+    def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int) -> None:
+        super().__init__()
+        doubles = sorted({name for name in classes if list(classes).count(name) > 1})
+        if doubles:
+            raise ValueError(f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one.")
+        self.classes = tuple(classes)
+        self.statistics = nn.ModuleList(SiteStatistics(width) for width in (*widths, output_width))
+
+    def tables(self) -> ClassTables:
+        """The tables as they are now, with gradient to whatever they are made of."""
+        raise NotImplementedError
+
+    def baked(self) -> "ClassBank":
+        """A copy that holds the present tables as plain parameters."""
+        with torch.no_grad():
+            tables = self.tables()
+            widths = [table.shape[1] for table in tables.scale]
+            bank = ClassBank(self.classes, widths, self.statistics[-1].mean.numel(), latent=_latent(tables))
+            bank.to(tables.scale[0].device)
+            for own, group in zip(bank.tables(), tables, strict=True):
+                for parameter, value in zip(own, group, strict=True):
+                    parameter.copy_(value)
+        bank.statistics.load_state_dict(self.statistics.state_dict())
+        return bank
+
+
+class ClassBank(Bank):
+    """A bank of plain tables: what every transfer ends in, and BigGAN's per-layer class embeddings.
+
+    Args:
+        classes: names, n of them.
+        widths: C_l of every site.
+        output_width: channels of the output norm.
+        latent: K, the width of the latent chunk that reaches the sites; 0 for none.
+    """
+
+    def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, latent: int = 0) -> None:
+        super().__init__(classes, widths, output_width)
+        n = len(classes)
+        self.scale = nn.ParameterList(torch.zeros(n, width) for width in widths)
+        self.shift = nn.ParameterList(torch.zeros(n, width) for width in widths)
+        self.latent_scale = nn.ParameterList(torch.zeros(width, latent) for width in widths if latent)
+        self.latent_shift = nn.ParameterList(torch.zeros(width, latent) for width in widths if latent)
+
+    def tables(self) -> ClassTables:
+        """The parameters themselves."""
+        return ClassTables(tuple(self.scale), tuple(self.shift), tuple(self.latent_scale), tuple(self.latent_shift))
+
+
+class EmbeddedBank(Bank):
+    """A bank whose tables come from one embedding shared by all sites, through spectrally normalised W_l = [class part ; latent part].
+
+    This is how BigGAN learns its classes on ImageNet (Brock et al., 2019, Sec. 3.1).
+    """
+
+    def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, shared: int, latent: int) -> None:
+        super().__init__(classes, widths, output_width)
+        self.embedding = nn.Embedding(len(classes), shared)
+        self.scale = nn.ModuleList(linear(shared + latent, width, bias=False) for width in widths)
+        self.shift = nn.ModuleList(linear(shared + latent, width, bias=False) for width in widths)
+
+    def tables(self) -> ClassTables:
+        """W_l[:, :E] e_y for every class, and W_l[:, E:]."""
+        shared = self.embedding.embedding_dim
+        scale = [layer.weight for layer in self.scale]
+        shift = [layer.weight for layer in self.shift]
+        tables = ClassTables(
+            tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in scale),
+            tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in shift),
+        )
+        if scale[0].shape[1] == shared:
+            return tables
+        return tables._replace(
+            latent_scale=tuple(weight[:, shared:] for weight in scale),
+            latent_shift=tuple(weight[:, shared:] for weight in shift),
+        )
+
+
+class Condition(NamedTuple):
+    """What one site applies to a batch: normalise if `statistics` is given, then x * scale + shift."""
+
+    scale_NC: Tensor
+    shift_NC: Tensor
+    statistics: SiteStatistics | None
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm whose scale and shift come from outside, per sample.
+
+    With statistics in the condition (training) it normalises by the batch's own mean and variance and updates the running ones; without
+    (evaluation) the statistics are already folded into scale and shift, and one affine per channel remains.
+    """
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x_NCHW: Tensor, condition: Condition) -> Tensor:
+        statistics = condition.statistics
+        if statistics is not None:
+            mean, var, momentum = statistics.mean, statistics.var, statistics.momentum
+            x_NCHW = F.batch_norm(x_NCHW, mean, var, training=True, momentum=momentum, eps=self.eps)
+        scale = condition.scale_NC[:, :, None, None].to(x_NCHW.dtype)
+        shift = condition.shift_NC[:, :, None, None].to(x_NCHW.dtype)
+        return torch.addcmul(shift, x_NCHW, scale)
+
+
+def training_conditions(
+    bank: Bank, tables: ClassTables, output_affine: tuple[Tensor, Tensor], z_LNK: Sequence[Tensor], y_N: Tensor
+) -> list[Condition]:
+    """One condition per site and one for the output norm, for a batch of classes of one bank (y counts within the bank).
+
+    Args:
+        bank: its statistics are the ones updated.
+        tables: of this bank.
+        output_affine: gain and bias (C,) of the output norm.
+        z_LNK: the latent chunk of every site, or empty.
+        y_N: int64 in [0, n).
+    """
+    conditions = []
+    for site, statistics in enumerate(bank.statistics):
+        if site == len(tables.scale):
+            gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
+        else:
+            gain = 1 + F.embedding(y_N, tables.scale[site])
+            bias = F.embedding(y_N, tables.shift[site])
+            if tables.latent_scale:
+                gain = gain + F.linear(z_LNK[site], tables.latent_scale[site])
+                bias = bias + F.linear(z_LNK[site], tables.latent_shift[site])
+        conditions.append(Condition(gain, bias, statistics))
+    return conditions
+
+
+def evaluation_conditions(
+    banks: Sequence[Bank],
+    tables: Sequence[ClassTables],
+    output_affine: tuple[Tensor, Tensor],
+    z_LNK: Sequence[Tensor],
+    y_N: Tensor,
+    eps: float,
+) -> list[Condition]:
+    """`training_conditions` for a batch that may mix banks (y counts over all of them), with each bank's running statistics folded in.
+
+    What a sample gets does not depend on the other banks or samples, to the bit: lookups and elementwise arithmetic aside, every bank's
+    latent projection is applied to the whole batch before the samples of the bank are picked.
+    """
+    ends = torch.tensor([len(bank.classes) for bank in banks], device=y_N.device).cumsum(0)
+    bank_N = torch.bucketize(y_N, ends, right=True)
+    sample_N = torch.arange(len(y_N), device=y_N.device)
+
+    def lookup(per_bank: Sequence[Tensor]) -> Tensor:
+        return F.embedding(y_N, per_bank[0] if len(per_bank) == 1 else torch.cat(tuple(per_bank)))
+
+    def project(z_NK: Tensor, per_bank: Sequence[Tensor]) -> Tensor:
+        return torch.stack([F.linear(z_NK, projection) for projection in per_bank])[bank_N, sample_N]
+
+    conditions = []
+    for site in range(len(banks[0].statistics)):
+        if site == len(tables[0].scale):
+            gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
+        else:
+            gain = 1 + lookup([table.scale[site] for table in tables])
+            bias = lookup([table.shift[site] for table in tables])
+            if tables[0].latent_scale:
+                gain = gain + project(z_LNK[site], [table.latent_scale[site] for table in tables])
+                bias = bias + project(z_LNK[site], [table.latent_shift[site] for table in tables])
+        mean_BC = torch.stack([bank.statistics[site].mean for bank in banks])
+        var_BC = torch.stack([bank.statistics[site].var for bank in banks])
+        scale = gain * torch.rsqrt(var_BC + eps)[bank_N]
+        conditions.append(Condition(scale, bias - mean_BC[bank_N] * scale, None))
+    return conditions
+
+
+def _latent(tables: ClassTables) -> int:
+    return tables.latent_scale[0].shape[1] if tables.latent_scale else 0
