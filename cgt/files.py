@@ -5,8 +5,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,72 +38,129 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, synced and renamed to it when the block ends well, removed when it doesn't.
+    """A path beside `path` for the block to write a file at: renamed to `path` when the block ends well, removed when it doesn't.
+
+    Its suffix is that of `path`, for writers that go by the suffix.
 
     Raises:
         RunError: the disk is full.
+        UserError: `path` is no place where a file may be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        with explained(path):
+    temporary = _beside(path)
+    with explained(path, temporary):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            temporary.chmod(0o644)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well, and is removed when it doesn't.
+    """A new folder beside `path` for the block to fill: it takes the place of `path` when the block ends well, and is removed when it doesn't.
 
     Raises:
         RunError: the disk is full.
+        UserError: `path` is no place where a folder may be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        with explained(path):
+    temporary, retired = _beside(path), _beside(path)
+    with explained(path, temporary):
+        try:
+            temporary.mkdir(parents=True)
             yield temporary
-            temporary.chmod(0o755)
-            if path.exists():
-                retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                path.replace(retired / path.name)
+            for entry in (*temporary.rglob("*"), temporary):
+                _sync(entry)
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(retired)
+            try:
                 temporary.replace(path)
-                shutil.rmtree(retired)
-            else:
-                temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            except BaseException:
+                retired.replace(path)
+                raise
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if retired.is_dir():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            retired.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write at `path` into a message with a remedy."""
+def explained(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn a refusal to write at `path` (by way of `temporary`) into a message with a remedy; other errors pass.
+
+    Raises:
+        RunError: the disk is full.
+        UserError: `path` is no place where the user may write.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (RunError, UserError):
+        raise
+    except Exception as error:
+        if reason := no_room(error):
             raise RunError(
-                f"the disk is full: {path} could not be written, and what stood there before is untouched. "
+                f"{path} could not be written: {reason}. What stood there before is untouched. "
                 "Free some space, or name a folder on another disk, and run the command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{path} can't be written ({error.strerror}): name a folder that you may write to.") from error
+        if isinstance(error, OSError) and error.errno in _REFUSALS and _concerns(error, temporary or path):
+            raise UserError(f"{path} can't be written ({error.strerror}): name a place where you may write.") from error
         raise
+
+
+def no_room(error: BaseException) -> str | None:
+    """Why there was no room for a file, where that is what `error` or what led to it says; else None.
+
+    safetensors and torch.save wrap the operating system's error in their own: of theirs only the text is left.
+    """
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return f"no room on the disk ({error.strerror})"
+    text = str(error)
+    number = next((number for number in _NO_ROOM if f"os error {number})" in text or os.strerror(number) in text), None)
+    if number is not None:
+        return f"no room on the disk ({os.strerror(number)})"
+    if "inline_container.cc" in text and ("PytorchStreamWriter failed" in text or "unexpected pos" in text):
+        return "the disk did not take it, most likely because it is full"
+    before = error.__cause__ or error.__context__
+    return no_room(before) if before else None
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that is there already.
 
     Raises:
-        UserError: `path` exists, is not an empty folder, and `overwrite` is false.
+        UserError: `path` exists, is not an empty folder, and `overwrite` is false; or it holds the current folder.
     """
-    empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not empty and not overwrite:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
         raise UserError(f"{path} exists already: name another output, or add --overwrite to replace it.")
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise UserError(f"{path} can't be replaced, since the command runs inside it: name a folder of its own for the output.")
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name in the folder of `path` that nobody else uses."""
+    return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+
+
+def _concerns(error: OSError, target: Path) -> bool:
+    """Whether `error` arose at `target`, in it, or on the way to it, and not at a file that the block was reading."""
+    return error.filename is None or Path(error.filename).is_relative_to(target) or target.is_relative_to(error.filename)
+
+
+def _sync(path: Path) -> None:
+    """Have the operating system put a file or the entries of a folder on the disk: only then is a full disk sure to be noticed."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
