@@ -15,7 +15,7 @@ from cgt.errors import RunError, UserError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically, making its folder; whatever stood at `path` stays until the new file is complete."""
+    """Write a file atomically, making its folder; what stood at `path` stays until the new one is whole."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(content)
 
@@ -38,9 +38,9 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` for the block to write a file at: renamed to `path` when the block ends well, removed when it doesn't.
+    """A path beside `path` for the block to write a file at, renamed to `path` when the block ends well.
 
-    Its suffix is that of `path`, for writers that go by the suffix.
+    When it doesn't, what it wrote is removed. The suffix is that of `path`, for writers that go by it.
 
     Raises:
         RunError: the disk is full.
@@ -60,7 +60,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` for the block to fill: it takes the place of `path` when the block ends well, and is removed when it doesn't.
+    """A new folder beside `path` for the block to fill, renamed to `path` when the block ends well.
+
+    When it doesn't, the new folder is removed, and what stood at `path` stays.
 
     Raises:
         RunError: the disk is full.
@@ -83,7 +85,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        if retired.is_dir():
+        if retired.is_dir() and not retired.is_symlink():
             shutil.rmtree(retired, ignore_errors=True)
         else:
             retired.unlink(missing_ok=True)
@@ -91,7 +93,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def explained(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Turn a refusal to write at `path` (by way of `temporary`) into a message with a remedy; other errors pass.
+    """Turn a refusal to write at `path`, by way of `temporary`, into a message with a remedy.
+
+    Other errors pass.
 
     Raises:
         RunError: the disk is full.
@@ -107,22 +111,23 @@ def explained(path: Path, temporary: Path | None = None) -> Iterator[None]:
                 f"{path} could not be written: {reason}. What stood there before is untouched. "
                 "Free some space, or name a folder on another disk, and run the command again."
             ) from error
-        if isinstance(error, OSError) and error.errno in _REFUSALS and _concerns(error, temporary or path):
-            raise UserError(f"{path} can't be written ({error.strerror}): name a place where you may write.") from error
+        if isinstance(error, OSError) and _refuses(error, temporary or path):
+            rule = f"{path} can't be written ({error.strerror})"
+            raise UserError(f"{rule}: name a place where you may write.") from error
         raise
 
 
 def no_room(error: BaseException) -> str | None:
     """Why there was no room for a file, where that is what `error` or what led to it says; else None.
 
-    safetensors and torch.save wrap the operating system's error in their own: of theirs only the text is left.
+    safetensors and torch.save wrap the operating system's error in their own: only its text is left.
     """
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return f"no room on the disk ({error.strerror})"
     text = str(error)
-    number = next((number for number in _NO_ROOM if f"os error {number})" in text or os.strerror(number) in text), None)
-    if number is not None:
-        return f"no room on the disk ({os.strerror(number)})"
+    for number in _NO_ROOM:
+        if f"(os error {number})" in text or os.strerror(number) in text:
+            return f"no room on the disk ({os.strerror(number)})"
     if "inline_container.cc" in text and ("PytorchStreamWriter failed" in text or "unexpected pos" in text):
         return "the disk did not take it, most likely because it is full"
     before = error.__cause__ or error.__context__
@@ -133,18 +138,19 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that is there already.
 
     Raises:
-        UserError: `path` exists, is not an empty folder, and `overwrite` is false; or it holds the current folder.
+        UserError: `path` is not an empty folder and `overwrite` is false, or the current folder is in it.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
         raise UserError(f"{path} exists already: name another output, or add --overwrite to replace it.")
     if Path.cwd().is_relative_to(path.resolve()):
-        raise UserError(f"{path} can't be replaced, since the command runs inside it: name a folder of its own for the output.")
+        raise UserError(f"{path} can't be replaced while the command runs in it: name a folder of its own.")
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
 
 
 def _beside(path: Path) -> Path:
@@ -152,13 +158,15 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
 
 
-def _concerns(error: OSError, target: Path) -> bool:
-    """Whether `error` arose at `target`, in it, or on the way to it, and not at a file that the block was reading."""
-    return error.filename is None or Path(error.filename).is_relative_to(target) or target.is_relative_to(error.filename)
+def _refuses(error: OSError, target: Path) -> bool:
+    """Whether `error` says that the user can't write at `target`; not that some other file can't be read."""
+    place = error.filename
+    here = place is None or Path(place).is_relative_to(target) or target.is_relative_to(place)
+    return here and error.errno in _NOT_ALLOWED + _NO_PLACE
 
 
 def _sync(path: Path) -> None:
-    """Have the operating system put a file or the entries of a folder on the disk: only then is a full disk sure to be noticed."""
+    """Put a file, or a folder's entries, on the disk now: only then is a full disk sure to be noticed."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

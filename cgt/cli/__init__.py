@@ -1,0 +1,108 @@
+"""The command line: one module a verb, which parses, calls and prints.
+
+Verbs import what is heavy inside their functions, and only the verb that is called is imported at all, so
+that help comes in less than half a second.
+
+Exit codes: 0 done, 2 the user's input, 130 interrupted, 1 everything else.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import typer
+
+from cgt import __version__
+from cgt.errors import RunError, UserError
+from cgt.files import no_room
+
+VERBS = {
+    "demo": "demo",
+    "shards": "app",
+    "features": "app",
+    "pretrain": "pretrain",
+    "transfer": "transfer",
+    "eval": "evaluate",
+    "sample": "sample",
+    "convert": "convert",
+    "doctor": "doctor",
+}
+"""What each verb's module calls it: a function, or `app` for a group of verbs. In the order of the work."""
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `argv` (without the program's name; None: the process's own) and return the exit code.
+
+    Mistakes that a person is meant to read go to stderr without a traceback; a defect keeps its traceback.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        _parser(words[:1] if words[:1] and words[0] in VERBS else VERBS)(words, prog_name="cgt")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code == INTERRUPTED:
+            _say("interrupted")
+        return code
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except (UserError, RunError) as error:
+        _say(f"error: {error}")
+        return 2 if isinstance(error, UserError) else 1
+    except Exception as error:
+        if reason := no_room(error):
+            _say(f"error: {reason}. Free some space, or work on another disk, and run the command again.")
+            return 1
+        raise
+    return 0
+
+
+def _parser(verbs: Iterable[str]) -> typer.Typer:
+    parser = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    parser.callback()(_overview)
+    for verb in verbs:
+        target = getattr(importlib.import_module(f"cgt.cli.{verb}"), VERBS[verb])
+        if isinstance(target, typer.Typer):
+            parser.add_typer(target, name=verb)
+        else:
+            parser.command(verb)(target)
+    return parser
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cgt {__version__}")
+        raise typer.Exit
+
+
+def _overview(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Grow a class-conditional image generator by new classes from few pictures, without spoiling what it
+    already makes.
+
+    The way of the work: pictures -> shards -> pretrain -> transfer -> eval, sample. `cgt demo` walks all of
+    it on built-in pictures.
+    """
+
+
+def _say(text: str) -> None:
+    """One message to stderr, as it stands: its brackets are not markup, its lines are not wrapped."""
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text(text)
+    line.highlight_regex("^error:", "bold red")
+    Console(stderr=True).print(line, soft_wrap=True)
