@@ -68,27 +68,40 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         RunError: the disk is full.
         UserError: `path` is no place where a folder may be written.
     """
-    temporary, retired = _beside(path), _beside(path)
+    temporary = _beside(path)
     with explained(path, temporary):
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            for entry in (*temporary.rglob("*"), temporary):
-                _sync(entry)
-            with contextlib.suppress(FileNotFoundError):
-                path.replace(retired)
-            try:
-                temporary.replace(path)
-            except BaseException:
-                retired.replace(path)
-                raise
-            _sync(path.parent)
+            put_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        if retired.is_dir() and not retired.is_symlink():
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            retired.unlink(missing_ok=True)
+
+
+def put_folder(built: Path, path: Path) -> None:
+    """Rename the folder `built`, complete and on the same disk, to `path`; what stood there is removed after.
+
+    Raises:
+        RunError: the disk is full.
+        UserError: `path` is no place where a folder may be written.
+    """
+    retired = _beside(path)
+    with explained(path, built):
+        for entry in (*built.rglob("*"), built):
+            _sync(entry)
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(retired)
+        try:
+            built.replace(path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                retired.replace(path)
+            raise
+        _sync(path.parent)
+    if retired.is_dir() and not retired.is_symlink():
+        shutil.rmtree(retired, ignore_errors=True)
+    else:
+        retired.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
