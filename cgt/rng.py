@@ -5,7 +5,10 @@ that was killed and resumed draws what the uninterrupted run drew, and every ran
 and keep its slice.
 """
 
+import contextlib
 import hashlib
+import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,3 +28,33 @@ def generator(seed: int, stream: str, *position: int) -> torch.Generator:
 def permutation(n: int, seed: int, stream: str, *position: int) -> Tensor:
     """A random order of 0..n-1, int64 (n,)."""
     return torch.randperm(n, generator=generator(seed, stream, *position))
+
+
+def normal(shape: tuple[int, ...], seed: int, stream: str, *position: int) -> Tensor:
+    """N(0, 1) draws, float32."""
+    return torch.randn(shape, generator=generator(seed, stream, *position))
+
+
+def truncated_normal(shape: tuple[int, ...], threshold: float, seed: int, stream: str, *position: int) -> Tensor:
+    """N(0, 1) restricted to [-threshold, threshold], float32: BigGAN's truncation trick (Brock et al., 2019, Sec. 3.1)."""
+    below = 0.5 * math.erfc(threshold / math.sqrt(2))
+    uniform = torch.rand(shape, generator=generator(seed, stream, *position), dtype=torch.float64)
+    return torch.special.ndtri(below + uniform * (1 - 2 * below)).to(torch.float32)
+
+
+def uniform(shape: tuple[int, ...], seed: int, stream: str, *position: int) -> Tensor:
+    """Draws from [0, 1), float32."""
+    return torch.rand(shape, generator=generator(seed, stream, *position))
+
+
+def integers(n: int, bound: int, seed: int, stream: str, *position: int) -> Tensor:
+    """n draws from 0..bound-1, int64 (n,)."""
+    return torch.randint(bound, (n,), generator=generator(seed, stream, *position))
+
+
+@contextlib.contextmanager
+def seeded_globally(seed: int, stream: str) -> Iterator[None]:
+    """Torch's global generator seeded for a block (weight initialisation draws from it), and put back after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, stream))
+        yield

@@ -218,8 +218,11 @@ class Generator(nn.Module):
 
     def fold(self) -> None:
         """Fix the spectral norms and turn every bank into plain tables, in place: less work per forward, the same pictures."""
-        self.banks = nn.ModuleList(cast(Bank, bank).baked() for bank in self.banks).train(self.training)
+        training = self.training
+        self.eval()
+        self.banks = nn.ModuleList(cast(Bank, bank).baked() for bank in self.banks)
         fold_spectral_norm(self)
+        self.train(training)
 
     def forward(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables | None = None) -> Tensor:
         """Pictures (N, 3, R, R) in [-1, 1].

@@ -42,13 +42,11 @@ def spectrally_normalised(module: nn.Module) -> nn.Module:
 
 
 def fold_spectral_norm(network: nn.Module) -> None:
-    """Replace every spectrally normalised weight of `network` by its present normalised value, in place."""
+    """Replace every spectrally normalised weight of `network`, which must be in eval mode, by its normalised value, in place."""
     for module in network.modules():
         if parametrize.is_parametrized(module, "weight"):
-            training = module.training
-            module.eval()
+            assert not module.training
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            module.train(training)
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Module:

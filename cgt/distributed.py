@@ -1,0 +1,65 @@
+"""This process's place in a run; nothing else touches accelerate or torch.distributed."""
+
+import contextlib
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from cgt.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class World:
+    """The device, the arithmetic and the rank of this process.
+
+    Args:
+        precision: "fp32", or "bf16"/"fp16" for autocast.
+        cpu: stay on the CPU where there is a GPU.
+
+    Raises:
+        UserError: the process was started as one of several (training runs in one process so far), or fp16 is asked for on a CPU.
+    """
+
+    def __init__(self, precision: Precision = "fp32", *, cpu: bool = False) -> None:
+        self.precision = precision
+        self._accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+        if self.size > 1:
+            raise UserError(f"started as one of {self.size} processes, but training runs in one: start the verb without a launcher.")
+        if precision == "fp16" and self.device.type == "cpu":
+            raise UserError("precision: fp16 needs a GPU, and there is none here: use bf16 or fp32.")
+
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        return int(self._accelerator.process_index)
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return int(self._accelerator.num_processes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        device = self._accelerator.device
+        assert isinstance(device, torch.device)
+        return device
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Mixed precision for a forward pass, as `precision` says."""
+        return torch.autocast(self.device.type, self._half or torch.float32, enabled=self._half is not None)  # type: ignore[return-value]
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler for one network; it does nothing but under fp16."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def share(self, global_batch: Tensor) -> Tensor:
+        """This rank's contiguous slice of something drawn for the whole global batch, on this rank's device."""
+        return global_batch.tensor_split(self.size)[self.rank].to(self.device, non_blocking=True)
+
+    @property
+    def _half(self) -> torch.dtype | None:
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]

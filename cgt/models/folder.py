@@ -1,0 +1,245 @@
+"""The model folder: what a run leaves and everything else starts from.
+
+    config.json                   format version, architecture, classes by bank, provenance
+    generator.safetensors         the generator as it was trained: spectral norm unfolded, banks in their own form
+    discriminator.safetensors     optional
+    README.md, samples.png        a card for people
+
+Tensor names are the modules'; a spectrally normalised `x.weight` is stored raw, with its vector as `x.weight_u`. A transfer writes
+every tensor of its source again, byte for byte, and adds those of the new bank: that is what keeps the old classes what they were.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cgt import rng
+from cgt.errors import UserError
+from cgt.files import refuse_existing, replacing_folder, write_json, write_text
+from cgt.images import save_grid, to_uint8
+from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.norm import Bank, EmbeddedBank
+
+FORMAT_VERSION = 1
+ARCHITECTURE = "biggan"
+
+STORED_NAMES = ((".parametrizations.weight.original", ".weight"), (".parametrizations.weight.0.u", ".weight_u"))
+"""Endings of torch's names for a parametrised weight, and of the names on disk."""
+
+CARD_CLASSES = 10
+CARD_COLUMNS = 8
+
+
+def save_model(
+    folder: Path,
+    generator: Generator,
+    discriminator: Discriminator | None = None,
+    *,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        folder: its place.
+        generator: in eval mode, with at least its first bank as it was built.
+        discriminator: stored beside it where later transfers shall start from it.
+        provenance: plain values on how the model came to be.
+        overwrite: replace what stands there.
+
+    Raises:
+        UserError: `folder` exists and `overwrite` is false.
+        RunError: the disk is full; what stood there before is untouched.
+    """
+    refuse_existing(folder, overwrite=overwrite)
+    banks = [cast(Bank, bank) for bank in generator.banks]
+    config = {
+        "format_version": FORMAT_VERSION,
+        "architecture": ARCHITECTURE,
+        "resolution": generator.resolution,
+        "generator": dataclasses.asdict(generator.config),
+        "banks": [
+            {"kind": "embedding" if isinstance(bank, EmbeddedBank) else "tables", "classes": list(bank.classes)} for bank in banks
+        ],
+        "discriminator": None
+        if discriminator is None
+        else {**dataclasses.asdict(discriminator.config), "classes": discriminator.classes},
+        "provenance": dict(provenance),
+    }
+    with replacing_folder(folder) as temporary:
+        save_file(_stored(generator), temporary / "generator.safetensors")
+        if discriminator is not None:
+            save_file(_stored(discriminator), temporary / "discriminator.safetensors")
+        _write_card(temporary, generator, provenance)
+        write_json(temporary / "config.json", config)
+
+
+def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
+    """The networks of a model folder as they were trained, in eval mode, on the CPU. Nothing in the files is executed.
+
+    Raises:
+        UserError: no model folder, a damaged one, or one of another architecture or a later format.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    resolution, banks = config["resolution"], config["banks"]
+    try:
+        generator = Generator(_dataclass(GeneratorConfig, config["generator"]), resolution, banks[0]["classes"])
+        if banks[0]["kind"] == "tables" and isinstance(generator.banks[0], EmbeddedBank):
+            generator.banks[0] = generator.new_class_bank(banks[0]["classes"])
+        for bank in banks[1:]:
+            generator.append(generator.new_class_bank(bank["classes"]))
+        discriminator = None
+        if config["discriminator"] is not None:
+            values = dict(config["discriminator"])
+            classes = values.pop("classes")
+            discriminator = Discriminator(_dataclass(DiscriminatorConfig, values), resolution, classes)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} does not describe a model ({error}): take an unchanged copy of the folder."
+        ) from error
+    _load(generator, folder / "generator.safetensors")
+    if discriminator is not None:
+        _load(discriminator, folder / "discriminator.safetensors")
+    return generator.eval(), discriminator.eval() if discriminator is not None else None
+
+
+def load_generator(folder: str | Path) -> Generator:
+    """The generator of a model folder for use: in eval mode, on the CPU, spectral norm folded, banks as plain tables.
+
+    Raises:
+        UserError: no model folder, a damaged one, or one of another architecture or a later format.
+    """
+    generator, _ = load_model(folder)
+    generator.requires_grad_(False)
+    generator.fold()
+    return generator
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder that MODEL means: `path` itself, or the best, then the latest, model of a run folder.
+
+    Raises:
+        UserError: neither.
+    """
+    path = Path(path)
+    candidates = [path, path / "model", path / "best" / "model", path / "latest" / "model"]
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            return candidate
+    if not path.exists():
+        raise UserError(f"there is no model at {path}: the path does not exist.")
+    raise UserError(
+        f"{path} is neither a model folder (it has no config.json) nor a run folder with a finished checkpoint: "
+        "name the folder that `cgt pretrain`, `cgt transfer` or `cgt convert` wrote."
+    )
+
+
+def _stored(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network under the names on disk."""
+    return {_rename(key): tensor.contiguous().cpu() for key, tensor in network.state_dict().items()}
+
+
+def _rename(key: str) -> str:
+    for torchs, stored in STORED_NAMES:
+        if key.endswith(torchs):
+            return key.removesuffix(torchs) + stored
+    return key
+
+
+def _load(network: nn.Module, path: Path) -> None:
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: take a complete copy of the model folder.") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} can't be read ({error}): take an unbroken copy of the model folder.") from error
+    own = {_rename(key): key for key in network.state_dict()}
+    shapes = {_rename(key): tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    problems = [f"{name} is missing" for name in shapes if name not in tensors]
+    problems += [f"{name} is not of this architecture" for name in tensors if name not in shapes]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, not {shape}"
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    problems += [f"{name} is not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise UserError(f"{path} does not hold the model that its config.json describes: {shown}. Use a folder whose files belong together.")
+    network.load_state_dict({own[name]: tensor for name, tensor in tensors.items()})
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} is not a model folder: it has no config.json.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): take an unbroken copy of the model folder.") from error
+    known = {"format_version", "architecture", "resolution", "generator", "banks", "discriminator", "provenance"}
+    if not isinstance(config, dict) or config.keys() != known:
+        raise UserError(f"{path} is not the config of a cgt model: it must have the keys {', '.join(sorted(known))}.")
+    if config["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{folder} has format version {config['format_version']!r}, and this cgt reads version {FORMAT_VERSION}: use the cgt that wrote it."
+        )
+    if config["architecture"] != ARCHITECTURE:
+        raise UserError(f"{folder} holds a {config['architecture']!r}, and this cgt knows {ARCHITECTURE!r} only.")
+    return config
+
+
+def _dataclass(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """`kind` of JSON's values, in which tuples are lists."""
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _write_card(folder: Path, generator: Generator, provenance: Mapping[str, Any]) -> None:
+    classes = generator.classes
+    shown = torch.linspace(0, len(classes) - 1, min(len(classes), CARD_CLASSES)).round().long()
+    device = next(generator.parameters()).device
+    z_KZ = rng.normal((CARD_COLUMNS, generator.dim_z), 0, "model card").to(device)
+    with torch.no_grad():
+        x = torch.cat([to_uint8(generator(z_KZ, y.expand(CARD_COLUMNS))) for y in shown.to(device)])
+    zoom = max(1, 64 // generator.resolution)
+    save_grid(folder / "samples.png", x, CARD_COLUMNS, labels=[classes[y] for y in shown.tolist()], zoom=zoom)
+    write_text(folder / "README.md", _card(generator, provenance))
+
+
+def _card(generator: Generator, provenance: Mapping[str, Any]) -> str:
+    banks: Sequence[Bank] = [cast(Bank, bank) for bank in generator.banks]
+    lines = [f"- bank {i}: {len(bank.classes)} classes: {', '.join(bank.classes)}" for i, bank in enumerate(banks)]
+    origin = [f"- {key}: {value}" for key, value in provenance.items() if isinstance(value, (str, int, float, bool))]
+    return "\n".join(
+        [
+            "# A class-conditional image generator",
+            "",
+            f"BigGAN at {generator.resolution} px, {len(generator.classes)} classes, {sum(p.numel() for p in generator.parameters()):,} parameters.",
+            "",
+            "![samples, one row a class](samples.png)",
+            "",
+            "```python",
+            "import cgt, torch",
+            "",
+            'generator = cgt.load_generator(".")',
+            f"images = generator(torch.randn(4, {generator.dim_z}), torch.tensor([0, 0, 1, 1]))  # (4, 3, {generator.resolution}, {generator.resolution}) in [-1, 1]",
+            "```",
+            "",
+            "## Classes",
+            "",
+            *lines,
+            "",
+            "## Provenance",
+            "",
+            *origin,
+            "",
+        ]
+    )

@@ -1,0 +1,76 @@
+"""DiffAugment: differentiable augmentation of what the discriminator sees, real and generated alike (Zhao et al., 2020).
+
+Shapes: N pictures, 3 colours, H rows, W columns in [-1, 1]; U uniform draws a picture.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cgt.config import Section
+
+DRAWS = 7
+"""U: brightness, saturation, contrast; shift x, y; cutout x, y."""
+
+
+class AugmentConfig(Section):
+    """Which augmentations D sees through."""
+
+    policy: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    """Colour augmentation destroys a class that is a colour; translation is the safest with few pictures."""
+
+
+def diff_augment(x_N3HW: Tensor, uniform_NU: Tensor, policy: tuple[str, ...]) -> Tensor:
+    """Augment each picture by its own draws; gradients flow to the pictures.
+
+    Args:
+        x_N3HW: pictures.
+        uniform_NU: draws from [0, 1), `DRAWS` a picture.
+        policy: any of "color", "translation", "cutout".
+    """
+    if "color" in policy:
+        x_N3HW = _color(x_N3HW, uniform_NU[:, 0:3])
+    if "translation" in policy:
+        x_N3HW = _translation(x_N3HW, uniform_NU[:, 3:5])
+    if "cutout" in policy:
+        x_N3HW = _cutout(x_N3HW, uniform_NU[:, 5:7])
+    return x_N3HW
+
+
+def _color(x_N3HW: Tensor, uniform_N3: Tensor) -> Tensor:
+    """Brightness +-0.5, saturation x0..2, contrast x0.5..1.5."""
+    brightness, saturation, contrast = uniform_N3[:, :, None, None, None].unbind(1)
+    x = x_N3HW + (brightness - 0.5)
+    gray = x.mean(1, keepdim=True)
+    x = (x - gray) * (saturation * 2) + gray
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return (x - mean) * (contrast + 0.5) + mean
+
+
+def _translation(x_N3HW: Tensor, uniform_N2: Tensor) -> Tensor:
+    """Shift by whole pixels, up to an eighth of the size either way; black comes in at the border."""
+    _, _, height, width = x_N3HW.shape
+    reach = torch.tensor([height // 8, width // 8], device=x_N3HW.device)
+    # The padded picture is read from an offset of 0..2 * reach.
+    offset_N2 = (uniform_N2 * (2 * reach + 1)).long()
+    rows = torch.arange(height, device=x_N3HW.device) + offset_N2[:, :1]
+    columns = torch.arange(width, device=x_N3HW.device) + offset_N2[:, 1:]
+    pad_y, pad_x = height // 8, width // 8
+    padded = F.pad(x_N3HW + 1, (pad_x, pad_x, pad_y, pad_y)) - 1
+    sample = torch.arange(len(x_N3HW), device=x_N3HW.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _cutout(x_N3HW: Tensor, uniform_N2: Tensor) -> Tensor:
+    """Grey out a rectangle of half the height and width around a random place."""
+    _, _, height, width = x_N3HW.shape
+    top_N = (uniform_N2[:, :1] * (height + 1 - height // 2 % 2)).long() - height // 4
+    left_N = (uniform_N2[:, 1:] * (width + 1 - width // 2 % 2)).long() - width // 4
+    rows = torch.arange(height, device=x_N3HW.device)
+    columns = torch.arange(width, device=x_N3HW.device)
+    in_rows = (rows >= top_N) & (rows < top_N + height // 2)
+    in_columns = (columns >= left_N) & (columns < left_N + width // 2)
+    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    return x_N3HW.masked_fill(inside, 0.0)

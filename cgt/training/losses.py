@@ -1,0 +1,29 @@
+"""The adversarial losses.
+
+Shapes: N pictures, Z latent size; all losses are scalars, means over the batch.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def hinge_discriminator(real_N: Tensor, fake_N: Tensor) -> Tensor:
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))), of logits (Lim & Ye, 2017)."""
+    return F.relu(1 - real_N).mean() + F.relu(1 + fake_N).mean()
+
+
+def hinge_generator(fake_N: Tensor) -> Tensor:
+    """-D(G(z))."""
+    return -fake_N.mean()
+
+
+def mode_seeking(x_N3RR: Tensor, z_NZ: Tensor) -> Tensor:
+    """1 / (|dx| / |dz| + 0.01) over neighbouring pairs of the batch, which must share their class (Mao et al., 2019).
+
+    Without it a small generator learns to ignore z. An odd last picture is left out.
+    """
+    pairs = len(x_N3RR) // 2
+    first_x, second_x = x_N3RR[: 2 * pairs].float().unflatten(0, (pairs, 2)).unbind(1)
+    first_z, second_z = z_NZ[: 2 * pairs].unflatten(0, (pairs, 2)).unbind(1)
+    ratio = (first_x - second_x).abs().mean((1, 2, 3)) / (first_z - second_z).abs().mean(1)
+    return 1 / (ratio.mean() + 0.01)

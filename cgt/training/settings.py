@@ -1,0 +1,69 @@
+"""The config of a run: the keys of the files that `cgt pretrain` and `cgt transfer` read.
+
+All lengths are in steps; a step is one generator update.
+"""
+
+from typing import Generic, TypeVar
+
+from pydantic import Field, model_validator
+
+from cgt.config import Section
+from cgt.data import DataConfig
+from cgt.distributed import Precision
+from cgt.metrics.suite import EvalConfig
+from cgt.models.biggan import DiscriminatorConfig, GeneratorConfig
+from cgt.training.augment import AugmentConfig
+from cgt.training.checkpoint import CheckpointConfig
+from cgt.training.ema import EMAConfig
+from cgt.training.optim import OptimConfig
+from cgt.transfer.base import MethodConfig
+
+
+class RunConfig(Section):
+    """What pretraining and transfer have in common."""
+
+    data: DataConfig
+    steps: int = Field(ge=1)
+    """Generator updates."""
+    batch_size: int = Field(50, ge=2)
+    """Pictures per update, over all processes and micro-batches."""
+    micro_batch: int | None = Field(None, ge=2)
+    """Pictures per forward pass on one process, for less memory; None for the whole share of the batch."""
+    precision: Precision = "fp32"
+    seed: int = Field(0, ge=0)
+    compile: bool = False
+    """Compile both networks with torch.compile."""
+    log_every: int = Field(50, ge=1)
+    eval_every: int = Field(1000, ge=1)
+    """Steps between evaluations and sample grids; the end of the run is always evaluated."""
+    save_every: int = Field(1000, ge=1)
+    """Steps between checkpoints; the end of the run and every new best are always saved."""
+    optim: OptimConfig = OptimConfig()
+    augment: AugmentConfig = AugmentConfig()
+    ema: EMAConfig = EMAConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "RunConfig":
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}: change one of them")
+        if self.optim.mode_seeking and (self.micro_batch or self.batch_size) % 2:
+            raise ValueError("optim.mode_seeking compares pairs of pictures: make batch_size (and micro_batch) even")
+        return self
+
+
+class PretrainConfig(RunConfig):
+    """A file of `cgt pretrain`."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+
+
+M = TypeVar("M", bound=MethodConfig)
+
+
+class TransferConfig(RunConfig, Generic[M]):
+    """A file of `cgt transfer`; the shapes of the networks are the source's."""
+
+    method: M

@@ -1,0 +1,154 @@
+"""What a method is. The defaults are pretraining: a fresh pair of networks, all of it trained, hinge loss.
+
+A method says which networks there are, what of the generator is trained, and how the trained generator becomes a plain one. The training
+step, the data and the measuring are the same for all.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from cgt import rng
+from cgt.config import Section
+from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.layers import fold_spectral_norm
+from cgt.models.norm import Bank
+from cgt.training.losses import hinge_discriminator, hinge_generator
+from cgt.training.optim import ParameterGroup
+
+
+class MethodConfig(Section):
+    """Which method; each adds its own options."""
+
+    shorthand: ClassVar[str | None] = "name"
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The pretrained pair that a transfer starts from, as it was saved; methods copy what they change."""
+
+    generator: Generator
+    discriminator: Discriminator
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is to learn."""
+
+    classes: Sequence[str]
+    resolution: int
+    generator: GeneratorConfig
+    discriminator: DiscriminatorConfig
+    seed: int
+    source: Source | None = None
+    pictures: Callable[[], Iterator[tuple[Tensor, Tensor]]] | None = None
+    """Every real picture once: batches of x uint8 (n, 3, R, R) and y int64 (n,)."""
+
+    def fresh_generator(self) -> Generator:
+        """A generator of these classes with seeded random weights."""
+        with rng.seeded_globally(self.seed, "generator"):
+            return Generator(self.generator, self.resolution, self.classes)
+
+    def fresh_discriminator(self) -> Discriminator:
+        """A discriminator of these classes with seeded random weights."""
+        with rng.seeded_globally(self.seed, "discriminator"):
+            return Discriminator(self.discriminator, self.resolution, self.classes)
+
+    @property
+    def given_source(self) -> Source:
+        """The source, of a task that has one."""
+        assert self.source is not None
+        return self.source
+
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+class Method(Generic[C]):
+    """Pretraining, and what every transfer method changes of it."""
+
+    Config: type[MethodConfig] = MethodConfig
+    keeps_old_classes: ClassVar[bool] = False
+    """Whether the finished generator makes the source's classes as the source does, to the bit."""
+
+    def __init__(self, config: C, task: Task) -> None:
+        self.config = config
+        self.task = task
+
+    def networks(self) -> tuple[Generator, Discriminator]:
+        """The pair to train. G's last bank holds the task's classes, and so does D."""
+        return self.task.fresh_generator(), self.task.fresh_discriminator()
+
+    def trainable(self, generator: Generator) -> list[ParameterGroup]:
+        """The generator parameters that are trained: class parameters in a group of their own, with `class_lr_scale`."""
+        of_classes = {id(parameter) for parameter in generator.banks.parameters()}
+        trunk = [parameter for parameter in generator.parameters() if id(parameter) not in of_classes]
+        return [ParameterGroup(trunk), ParameterGroup(list(generator.banks.parameters()), self.class_lr_scale)]
+
+    class_lr_scale: float = 1.0
+    """Factor on the generator's learning rate for class parameters; set from the run's `optim` section."""
+
+    def discriminator_loss(self, real_N: Tensor, fake_N: Tensor) -> Tensor:
+        """D's adversarial loss of the logits."""
+        return hinge_discriminator(real_N, fake_N)
+
+    def generator_loss(self, fake_N: Tensor) -> Tensor:
+        """G's adversarial loss of the logits."""
+        return hinge_generator(fake_N)
+
+    def penalties(self, generator: Generator) -> Mapping[str, Tensor]:
+        """Further terms of G's loss, by name, each with its weight."""
+        return {}
+
+    def finished(self, generator: Generator) -> Generator:
+        """A plain generator made of a copy of the trained one, to evaluate and save; `generator` itself may be kept or changed."""
+        return generator
+
+
+class Extension(Method[C]):
+    """A transfer that appends a bank to a frozen generator and fine-tunes the whole discriminator with a new class embedding."""
+
+    keeps_old_classes = True
+
+    def networks(self) -> tuple[Generator, Discriminator]:
+        """The source's generator, folded, with `new_bank` appended; its discriminator, with a new class embedding."""
+        source = self.task.given_source
+        generator = copy.deepcopy(source.generator)
+        generator.requires_grad_(False)
+        generator.fold()
+        generator.requires_grad_(False)
+        bank = self.new_bank(generator)
+        generator.append(bank)
+        return generator, fine_tuned_discriminator(self.task)
+
+    def new_bank(self, generator: Generator) -> Bank:
+        """The bank to train, for the task's classes, given the folded source generator."""
+        raise NotImplementedError
+
+    def trainable(self, generator: Generator) -> list[ParameterGroup]:
+        """What of the last bank asks for a gradient."""
+        bank = generator.banks[-1]
+        return [ParameterGroup([p for p in bank.parameters() if p.requires_grad], self.class_lr_scale)]
+
+    def finished(self, generator: Generator) -> Generator:
+        """The source as it was saved, every tensor of it, with the trained bank as plain tables."""
+        extended = copy.deepcopy(self.task.given_source.generator).to(next(generator.parameters()).device)
+        extended.append(cast(Bank, generator.banks[-1]).baked())
+        return extended.eval()
+
+
+def fine_tuned_discriminator(task: Task) -> Discriminator:
+    """The source's discriminator with all its weights but the class embedding, which is fresh for the task's classes."""
+    discriminator = task.fresh_discriminator()
+    weights = task.given_source.discriminator.state_dict()
+    kept = {key: value for key, value in weights.items() if not key.startswith("embedding.")}
+    missing, unexpected = discriminator.load_state_dict(kept, strict=False)
+    assert not unexpected
+    assert all(key.startswith("embedding.") for key in missing)
+    return discriminator

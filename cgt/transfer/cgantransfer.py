@@ -1,0 +1,105 @@
+"""cGANTransfer: knowledge propagation across classes (Shahbazi et al., "Efficient Conditional GAN Transfer with Knowledge Propagation
+across Classes", CVPR 2021).
+
+The generator is frozen. New classes combine trainable copies of the source's class tables by learned similarity scores, separately for scale
+and shift and at every site, and add a residual. Where we depart from the official code: the tables start from the normalised weights, so that
+they are the source's; scores have no shared bias and start near a source class (both can be had back by `start: official`); residuals start at zero.
+
+Shapes: N source classes, M new classes.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from cgt import rng
+from cgt.models.biggan import Generator
+from cgt.models.norm import Bank, ClassBank, ClassTables
+from cgt.transfer.base import Extension, MethodConfig
+from cgt.transfer.nearest import nearest_classes
+from cgt.transfer.propagation import PropagatedBank
+
+Start = Literal["nearest", "nearest-soft", "orthogonal", "normal", "uniform", "official"]
+
+
+class CGANTransferConfig(MethodConfig):
+    """Options of cGANTransfer; the ablations of Table 2 are combinations of these."""
+
+    prior: Literal["tunable", "frozen"] = "tunable"
+    """Train the copies of the source's tables (knowledge sharing, Sec. 4.2), or leave them as they are."""
+    residuals: bool = True
+    """Residuals on top of the combination (Sec. 4.3)."""
+    scores: Literal["per-site", "shared"] = "per-site"
+    """A pair of score matrices for every site, or one pair for all of them."""
+    lambda_r: float = Field(0.01, ge=0)
+    """Weight of the residuals' L2 (the official code: 0.1 on ImageNet, 0.01 on CIFAR)."""
+    lambda_s: float = Field(0.01, ge=0)
+    """Weight of the scores' L1."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """"sum" is eq. 7 as written; "mean" averages within each tensor and sums over tensors, as the official code does."""
+    start: Start = "nearest-soft"
+    """Where the scores start. nearest: 1 for the nearest source class by D's features; nearest-soft: half that, half uniform; orthogonal;
+    normal: N(0, 0.02); uniform: 1/N; official: the generator's own initialisation, plus a trained bias shared by all new classes."""
+
+
+class CGANTransfer(Extension[CGANTransferConfig]):
+    """Propagated tables on a frozen generator. The prior is every class of every bank that the source has."""
+
+    Config = CGANTransferConfig
+
+    def new_bank(self, generator: Generator) -> Bank:
+        """The propagation block of this config."""
+        sources = [cast(ClassBank, bank).tables() for bank in generator.banks]
+        prior = ClassTables(
+            tuple(torch.cat(tables) for tables in zip(*(source.scale for source in sources), strict=True)),
+            tuple(torch.cat(tables) for tables in zip(*(source.shift for source in sources), strict=True)),
+            sources[0].latent_scale,
+            sources[0].latent_shift,
+        )
+        with rng.seeded_globally(self.task.seed, "scores"):
+            return PropagatedBank(
+                self.task.classes,
+                prior,
+                generator.output_affine.gain.numel(),
+                self._start(len(generator.classes), generator.config.init),
+                bias=self.config.start == "official",
+                tunable_prior=self.config.prior == "tunable",
+                residuals=self.config.residuals,
+                shared_scores=self.config.scores == "shared",
+            )
+
+    def penalties(self, generator: Generator) -> Mapping[str, Tensor]:
+        """lambda_r L_r and lambda_s L_s of eq. 7; a term without weight or without parameters is left out."""
+        bank = cast(PropagatedBank, generator.banks[-1])
+        terms = {}
+        if self.config.residuals and self.config.lambda_r:
+            terms["residual_l2"] = self.config.lambda_r * bank.residual_norm(self.config.reduction)
+        if self.config.lambda_s:
+            terms["score_l1"] = self.config.lambda_s * bank.score_norm(self.config.reduction)
+        return terms
+
+    def _start(self, n_source: int, init: str) -> Tensor:
+        """The scores at the start, (2, N, M); drawn from torch's global generator where they are random."""
+        n_new = len(self.task.classes)
+        scores_2NM = torch.zeros(2, n_source, n_new)
+        start = self.config.start
+        if start == "official":
+            start = "orthogonal" if init == "orthogonal" else "normal"
+        if start in ("nearest", "nearest-soft"):
+            scores_2NM[:, nearest_classes(self.task), torch.arange(n_new)] = 1
+        if start == "nearest-soft":
+            scores_2NM = scores_2NM / 2 + 0.5 / n_source
+        if start == "uniform":
+            scores_2NM += 1 / n_source
+        if start == "orthogonal":
+            for scores_NM in scores_2NM:
+                nn.init.orthogonal_(scores_NM)
+        if start == "normal":
+            nn.init.normal_(scores_2NM, 0, 0.02)
+        return scores_2NM
+
+
+METHOD = CGANTransfer
