@@ -1,0 +1,124 @@
+"""Opening shards for training and evaluation: which pictures, and in memory or streamed.
+
+Shapes: N pictures of a batch, R rows and columns.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from cgt.config import Section
+from cgt.data.manifest import ShardFolder, open_shards
+from cgt.data.resident import ResidentPictures
+from cgt.data.selection import Selection, choose, class_names
+from cgt.data.stream import StreamedPictures
+from cgt.errors import UserError
+
+RESIDENT_BYTES = 2 * 2**30
+"""Decoded pictures up to this size are held in memory."""
+
+
+def _numbers_as_names(value: Any) -> Any:
+    """YAML reads the class names of digits, `[8, 9]`, as numbers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return [_numbers_as_names(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+Classes = Annotated[tuple[str, ...] | str | None, BeforeValidator(_numbers_as_names)]
+
+
+class DataConfig(Section):
+    """Which pictures of which shards; `data: DIR` stands for `data: {shards: DIR}`."""
+
+    shorthand: ClassVar[str | None] = "shards"
+
+    shards: str
+    """A shard folder, or the URL of one."""
+    classes: Classes = None
+    """The classes taken, in this order: names, "a,b", a text file with one name a line, or such a file among the
+    shipped configs ("shapes/source_classes.txt"). None: all of the shards' classes."""
+    exclude: Classes = None
+    """Classes left out, given likewise."""
+    per_class: int | None = Field(default=None, ge=1)
+    """At most this many pictures of each class: the first in stored order, whatever the run's seed, so that a
+    smaller number takes a subset of what a larger one takes. None: all."""
+    flip: bool = False
+    """Mirror each picture left to right with probability 1/2, drawn anew every epoch."""
+    reader: Literal["auto", "resident", "stream"] = "auto"
+    """`resident` decodes the whole set into memory once, `stream` reads shards all along; `auto` is resident up to
+    2 GiB of pixels."""
+
+
+class Pictures(Protocol):
+    """A labelled picture set, read in an order that depends on the seed and not on the number of ranks."""
+
+    classes: tuple[str, ...]
+    """The selected classes; a label is a position in it."""
+    resolution: int
+    """R, pixels."""
+    digest: str
+    """SHA-256 over the shards' hashes and the selection."""
+    counts: tuple[int, ...]
+    """Pictures per class."""
+
+    def __len__(self) -> int:
+        """Pictures in the set."""
+        ...
+
+    def batches(
+        self, batch_size: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's contiguous part of each global batch, from batch number `first` on, without end.
+
+        Epochs are chained: every picture comes once an epoch, a batch may straddle two. Order and flips are
+        functions of (seed, epoch).
+
+        Yields:
+            x, uint8 (N, 3, R, R), and labels y, int64 (N,), with N = batch_size / world.
+
+        Raises:
+            UserError: `world` does not divide `batch_size`, or a shard turns out damaged.
+        """
+        ...
+
+    def once(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every picture once in stored order, unflipped, by this rank's part of each global batch.
+
+        The last batch may be short, and where a batch is smaller than `world` some ranks get no part of it.
+        """
+        ...
+
+
+def open_pictures(config: DataConfig) -> Pictures:
+    """The pictures that `config` asks for; everything that can be checked up front is.
+
+    Raises:
+        UserError: no such shards, a damaged manifest or shard, an unknown class, or a selection without pictures.
+        RunError: a URL can't be read.
+    """
+    folder = open_shards(config.shards)
+    selection = _select(folder, config)
+    folder.check_files()
+    pixels = sum(selection.counts) * 3 * folder.manifest.size**2
+    if config.reader == "resident" or (config.reader == "auto" and pixels <= RESIDENT_BYTES):
+        return ResidentPictures(folder, selection, flip=config.flip)
+    return StreamedPictures(folder, selection, flip=config.flip)
+
+
+def _select(folder: ShardFolder, config: DataConfig) -> Selection:
+    known = folder.manifest.classes
+    classes = known if config.classes is None else choose(known, class_names(config.classes), config.shards)
+    if config.exclude is not None:
+        left_out = choose(known, class_names(config.exclude), config.shards)
+        classes = tuple(name for name in classes if name not in left_out)
+    selection = Selection(folder.manifest, classes, config.per_class)
+    empty = [name for name, count in zip(classes, selection.counts, strict=True) if not count]
+    if not classes or empty:
+        found = (
+            f"no pictures of {', '.join(map(repr, empty[:5]))}" if empty else "no class that is not excluded"
+        )
+        raise UserError(f"{config.shards} has {found}: change data.classes or data.exclude.")
+    return selection

@@ -1,0 +1,107 @@
+"""Samples out of one shard, and pictures out of samples."""
+
+import contextlib
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+import webdataset
+from PIL import Image
+from torch import Tensor
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from cgt import images
+from cgt.data.manifest import Shard, ShardFolder
+from cgt.errors import RunError, UserError
+
+
+class Sample(NamedTuple):
+    """A picture as it lies in a shard."""
+
+    key: str
+    cls: int
+    """Position in the manifest's list of classes."""
+    encoded: bytes
+
+
+def open_shard(folder: ShardFolder, shard: Shard) -> contextlib.closing[IO[bytes]]:
+    """The shard's tar file as a stream of bytes, closed at the end of a `with`.
+
+    Raises:
+        UserError: a local file can't be opened.
+        RunError: a URL can't.
+    """
+    with _explained(folder, shard):
+        return contextlib.closing(webdataset.gopen(folder.place(shard)))
+
+
+def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterator[Sample]:
+    """The samples of a shard in stored order, out of the `stream` of its tar file; pictures stay encoded.
+
+    Raises:
+        UserError: the shard is damaged, or holds something else than the manifest says.
+        RunError: the stream of a URL broke.
+    """
+    classes = len(folder.manifest.classes)
+    suffix = folder.manifest.encoding
+    number = 0
+    with _explained(folder, shard):
+        for entry in group_by_keys(tar_file_expander([{"url": shard.file, "stream": stream}])):
+            key = entry["__key__"]
+            missing = [name for name in (suffix, "cls") if name not in entry]
+            if missing:
+                raise damaged(folder, shard, f"the sample {key} has no {key}.{missing[0]}")
+            text = entry["cls"].strip()
+            if not text.isdigit() or int(text) >= classes:
+                raise damaged(
+                    folder, shard, f"{key}.cls says {text[:20]!r}, not a class number below {classes}"
+                )
+            number += 1
+            yield Sample(key, int(text), entry[suffix])
+    if number != shard.samples:
+        raise damaged(folder, shard, f"it holds {number} samples, the manifest says {shard.samples}")
+
+
+def decode(folder: ShardFolder, shard: Shard, sample: Sample) -> Tensor:
+    """The picture of a sample, uint8 RGB (3, R, R).
+
+    Raises:
+        UserError: it is corrupt, or not R x R.
+    """
+    size = folder.manifest.size
+    try:
+        x_3RR = images.from_pil(Image.open(io.BytesIO(sample.encoded)))
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+        raise damaged(folder, shard, f"the picture of {sample.key} can't be decoded ({error})") from None
+    if x_3RR.shape != (3, size, size):
+        found = f"{x_3RR.shape[2]} x {x_3RR.shape[1]}"
+        raise damaged(
+            folder, shard, f"the picture of {sample.key} is {found}, the manifest says {size} x {size}"
+        )
+    return x_3RR
+
+
+def damaged(folder: ShardFolder, shard: Shard, reason: str) -> UserError:
+    """The error for a shard that is not what the manifest says."""
+    return UserError(
+        f"the shard {folder.place(shard)} is damaged: {reason}. "
+        "Build the shards again with `cgt shards build`, or restore the file from a copy; "
+        f"`cgt shards verify {folder.location}` lists all that is wrong."
+    )
+
+
+@contextlib.contextmanager
+def _explained(folder: ShardFolder, shard: Shard) -> Iterator[None]:
+    """Turn what tar files and streams raise into messages with a remedy."""
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        reason = str(error.args[0]) if error.args else type(error).__name__
+        if folder.local:
+            raise damaged(folder, shard, f"it can't be read ({reason})") from error
+        raise RunError(
+            f"{folder.place(shard)} can't be read ({reason}): check the network and the address, and run again."
+        ) from error

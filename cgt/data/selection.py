@@ -1,0 +1,124 @@
+"""Which classes, and how many pictures of each, are taken from a shard folder."""
+
+import functools
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cgt.catalog import did_you_mean
+from cgt.data.manifest import Manifest, Shard, repeated
+from cgt.data.samples import Sample
+from cgt.errors import UserError
+
+
+def class_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The class names that a person gave: a sequence, "a,b", a text file, or a text file of `cgt.configs`.
+
+    A text file has one name a line; empty lines and lines that start with # don't count.
+
+    Raises:
+        UserError: no names, a name given twice, or no such file.
+    """
+    where = "the list of classes"
+    if isinstance(names, str):
+        text = _text(names)
+        if text is None:
+            names = [name.strip() for name in names.split(",")]
+        else:
+            where = names
+            lines = (line.strip() for line in text.splitlines())
+            names = [line for line in lines if line and not line.startswith("#")]
+    if not names or "" in names:
+        fault = "has an empty name" if names else "names no class"
+        raise UserError(f"{where} {fault}: give class names, or leave it out.")
+    if doubles := repeated(tuple(names)):
+        raise UserError(f"{where} names {', '.join(map(repr, doubles))} twice: name each class once.")
+    return tuple(names)
+
+
+def choose(known: Sequence[str], wanted: Iterable[str], place: str) -> tuple[str, ...]:
+    """`wanted`, if all of it is `known`.
+
+    Raises:
+        UserError: naming what `place` has no class for.
+    """
+    wanted = tuple(wanted)
+    unknown = [name for name in wanted if name not in set(known)]
+    if unknown:
+        shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        missing = ", ".join(map(repr, unknown[:5])) + did_you_mean(unknown[0], known)
+        raise UserError(f"{place} has no class {missing}. It has: {shown}.")
+    return wanted
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pictures of some classes, at most the first `per_class` of each in the order that the build shuffled."""
+
+    manifest: Manifest
+    classes: tuple[str, ...]
+    """A picture's label is a position in this list."""
+    per_class: int | None = None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Pictures taken of each class."""
+        totals = self.manifest.counts()
+        return tuple(
+            totals[name] if self.per_class is None else min(totals[name], self.per_class)
+            for name in self.classes
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, over the shards' hashes and the selection: equal for equal pictures and labels."""
+        content = self.manifest.to_json()
+        del content["build"]
+        text = json.dumps([content, self.classes, self.per_class], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @functools.cached_property
+    def taken(self) -> dict[str, dict[str, int]]:
+        """How many pictures of each class are taken from each shard (by file, in stored order): its first ones."""
+        left = dict(zip(self.classes, self.counts, strict=True))
+        taken = {}
+        for shard in self.manifest.shards:
+            here = {name: min(n, left[name]) for name, n in shard.counts.items() if left.get(name)}
+            for name, n in here.items():
+                left[name] -= n
+            if here:
+                taken[shard.file] = here
+        return taken
+
+    def shards(self) -> list[Shard]:
+        """The shards from which any picture is taken, in stored order."""
+        return [shard for shard in self.manifest.shards if shard.file in self.taken]
+
+    def pick(self, shard: Shard, samples: Iterable[Sample]) -> Iterator[tuple[int, Sample]]:
+        """(label, sample) of those samples of a shard that are taken."""
+        left = dict(self.taken.get(shard.file, {}))
+        labels = {name: label for label, name in enumerate(self.classes)}
+        for sample in samples:
+            name = self.manifest.classes[sample.cls]
+            if left.get(name, 0):
+                left[name] -= 1
+                yield labels[name], sample
+
+
+def _text(name: str) -> str | None:
+    """The content of the text file that `name` means, or None where it means class names."""
+    if Path(name).is_file():
+        return Path(name).read_text(encoding="utf-8")
+    pure = PurePosixPath(name)
+    if pure.suffix != ".txt" or "," in name:
+        return None
+    if not pure.is_absolute() and ".." not in pure.parts:
+        entry = importlib.resources.files("cgt.configs").joinpath(name)
+        if entry.is_file():
+            return entry.read_text(encoding="utf-8")
+    raise UserError(
+        f"there is no file {name} with class names: check the path, or give the names themselves (a,b,c)."
+    )
