@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgt.models.layers import SelfAttention, conv1x1, conv3x3, fold_spectral_norm, initialise, linear, spectrally_normalised
+from cgt.models.layers import Conv2d, Embedding, Linear, SelfAttention, SpectralNormalised, initialise
 from cgt.models.norm import (
     Bank,
     ClassBank,
@@ -121,10 +121,10 @@ class GeneratorBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, eps: float) -> None:
         super().__init__()
         self.norm1 = ConditionalBatchNorm(eps)
-        self.conv1 = conv3x3(inputs, outputs)
+        self.conv1 = Conv2d(inputs, outputs, 3)
         self.norm2 = ConditionalBatchNorm(eps)
-        self.conv2 = conv3x3(outputs, outputs)
-        self.shortcut = conv1x1(inputs, outputs)
+        self.conv2 = Conv2d(outputs, outputs, 3)
+        self.shortcut = Conv2d(inputs, outputs, 1)
 
     def forward(self, x_NCHW: Tensor, first: Condition, second: Condition) -> Tensor:
         h = F.interpolate(F.relu(self.norm1(x_NCHW, first)), scale_factor=2)
@@ -164,7 +164,7 @@ class Generator(nn.Module):
         if self.bottom < 1 or self.bottom << (len(widths) - 1) != resolution:
             raise ValueError(f"{len(widths) - 1} blocks that double the size can't end at {resolution} px: give other channels")
         chunk = config.chunk(resolution)
-        self.linear = linear(chunk, widths[0] * self.bottom**2)
+        self.linear = Linear(chunk, widths[0] * self.bottom**2)
         self.blocks = nn.ModuleList(
             GeneratorBlock(inputs, outputs, config.bn_eps) for inputs, outputs in zip(widths, widths[1:], strict=False)
         )
@@ -172,7 +172,7 @@ class Generator(nn.Module):
         self.attention = _attention(config.attention, sizes, widths[1:])
         self.output_norm = ConditionalBatchNorm(config.bn_eps)
         self.output_affine = OutputAffine(widths[-1])
-        self.to_rgb = conv3x3(widths[-1], 3)
+        self.to_rgb = Conv2d(widths[-1], 3, 3)
         self.banks = nn.ModuleList([self._new_bank(classes)])
         initialise(self, config.init)
         if not config.shared_dim:
@@ -221,7 +221,9 @@ class Generator(nn.Module):
         training = self.training
         self.eval()
         self.banks = nn.ModuleList(cast(Bank, bank).baked() for bank in self.banks)
-        fold_spectral_norm(self)
+        for module in self.modules():
+            if isinstance(module, SpectralNormalised):
+                module.fold()
         self.train(training)
 
     def forward(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables | None = None) -> Tensor:
@@ -278,9 +280,9 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.first = first
         self.halve = halve
-        self.conv1 = conv3x3(inputs, outputs)
-        self.conv2 = conv3x3(outputs, outputs)
-        self.shortcut = conv1x1(inputs, outputs) if halve or inputs != outputs else None
+        self.conv1 = Conv2d(inputs, outputs, 3)
+        self.conv2 = Conv2d(outputs, outputs, 3)
+        self.shortcut = Conv2d(inputs, outputs, 1) if halve or inputs != outputs else None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         h = self.conv1(x_NCHW if self.first else F.relu(x_NCHW))
@@ -315,8 +317,8 @@ class Discriminator(nn.Module):
         )
         sizes = [resolution >> min(i + 1, halvings) for i in range(len(self.blocks))]
         self.attention = _attention(config.attention, sizes, widths)
-        self.linear = linear(widths[-1], 1)
-        self.embedding = spectrally_normalised(nn.Embedding(len(self.classes), widths[-1]))
+        self.linear = Linear(widths[-1], 1)
+        self.embedding = Embedding(len(self.classes), widths[-1])
         initialise(self, config.init)
 
     def features(self, x_N3RR: Tensor) -> Tensor:

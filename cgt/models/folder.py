@@ -5,8 +5,8 @@
     discriminator.safetensors     optional
     README.md, samples.png        a card for people
 
-Tensor names are the modules'; a spectrally normalised `x.weight` is stored raw, with its vector as `x.weight_u`. A transfer writes
-every tensor of its source again, byte for byte, and adds those of the new bank: that is what keeps the old classes what they were.
+Tensor names are the modules'; a spectrally normalised `x.weight` is stored raw, with its vector `x.u` beside it. A transfer writes every
+tensor of its source again, byte for byte, and adds those of the new bank: that is what keeps the old classes what they were.
 """
 
 import dataclasses
@@ -29,9 +29,6 @@ from cgt.models.norm import Bank, EmbeddedBank
 
 FORMAT_VERSION = 1
 ARCHITECTURE = "biggan"
-
-STORED_NAMES = ((".parametrizations.weight.original", ".weight"), (".parametrizations.weight.0.u", ".weight_u"))
-"""Endings of torch's names for a parametrised weight, and of the names on disk."""
 
 CARD_CLASSES = 10
 CARD_COLUMNS = 8
@@ -143,15 +140,8 @@ def find_model(path: str | Path) -> Path:
 
 
 def _stored(network: nn.Module) -> dict[str, Tensor]:
-    """The state of a network under the names on disk."""
-    return {_rename(key): tensor.contiguous().cpu() for key, tensor in network.state_dict().items()}
-
-
-def _rename(key: str) -> str:
-    for torchs, stored in STORED_NAMES:
-        if key.endswith(torchs):
-            return key.removesuffix(torchs) + stored
-    return key
+    """The state of a network, as safetensors wants it."""
+    return {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
 
 
 def _load(network: nn.Module, path: Path) -> None:
@@ -161,8 +151,7 @@ def _load(network: nn.Module, path: Path) -> None:
         raise UserError(f"{path} is missing: take a complete copy of the model folder.") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} can't be read ({error}): take an unbroken copy of the model folder.") from error
-    own = {_rename(key): key for key in network.state_dict()}
-    shapes = {_rename(key): tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     problems = [f"{name} is missing" for name in shapes if name not in tensors]
     problems += [f"{name} is not of this architecture" for name in tensors if name not in shapes]
     problems += [
@@ -174,7 +163,7 @@ def _load(network: nn.Module, path: Path) -> None:
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(f"{path} does not hold the model that its config.json describes: {shown}. Use a folder whose files belong together.")
-    network.load_state_dict({own[name]: tensor for name, tensor in tensors.items()})
+    network.load_state_dict(tensors)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

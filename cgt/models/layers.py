@@ -6,62 +6,75 @@ Shapes: N samples, C channels, H rows, W columns, O output and I input features 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 
-class SpectralNorm(nn.Module):
-    """weight / sigma, where sigma is one power iteration's estimate of the largest singular value of the (O, I) matrix.
+class SpectralNormalised(nn.Module):
+    """Mixed into a layer that has a weight: the weight it uses is weight / sigma, sigma being one power iteration's estimate of the
+    largest singular value of the weight as an (O, I) matrix.
 
-    It differs from `torch.nn.utils.parametrizations.spectral_norm` in what published BigGAN checkpoints rely on: only the left vector is
-    kept, sigma is computed anew at every forward, in eval mode too, and the estimate takes the right vector first.
+    `torch.nn.utils.parametrizations.spectral_norm` can't give what published BigGAN checkpoints rely on: there only the left vector u is
+    kept, sigma is computed anew at every forward, in eval mode too, and the iteration takes the right vector first.
     """
 
-    u: Tensor
+    weight: nn.Parameter
+    u: Tensor | None
+    eps = 1e-6
 
-    def __init__(self, rows: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("u", F.normalize(torch.randn(rows), dim=0))
+    def add_spectral_norm(self) -> None:
+        """Begin with a random left vector u, (O,)."""
+        self.register_buffer("u", F.normalize(torch.randn(self.weight.shape[0]), dim=0))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        weight_OI = weight.flatten(1)
+    def normalised_weight(self) -> Tensor:
+        """The weight to use, with gradient to the raw one; in training mode the power iteration moves on."""
+        if self.u is None:
+            return self.weight
+        weight_OI = self.weight.flatten(1)
         with torch.no_grad():
             v_I = F.normalize(weight_OI.t().mv(self.u), dim=0, eps=self.eps)
             u_O = F.normalize(weight_OI.mv(v_I), dim=0, eps=self.eps)
             if self.training:
                 self.u.copy_(u_O)
-        sigma = torch.dot(u_O, weight_OI.mv(v_I))
-        return weight / sigma
+        return self.weight / torch.dot(u_O, weight_OI.mv(v_I))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fix the weight at its present normalised value."""
+        assert not self.training, "folding is for eval mode, where the power iteration stands still"
+        self.weight = nn.Parameter(self.normalised_weight(), requires_grad=self.weight.requires_grad)
+        self.u = None
 
 
-def spectrally_normalised(module: nn.Module) -> nn.Module:
-    """Give `module.weight` spectral norm, in place; returns the module."""
-    assert isinstance(module.weight, Tensor)
-    parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight.shape[0]), unsafe=True)
-    return module
+class Conv2d(SpectralNormalised, nn.Conv2d):
+    """A spectrally normalised convolution that keeps the size."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        self.add_spectral_norm()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self._conv_forward(x_NCHW, self.normalised_weight(), self.bias)
 
 
-def fold_spectral_norm(network: nn.Module) -> None:
-    """Replace every spectrally normalised weight of `network`, which must be in eval mode, by its normalised value, in place."""
-    for module in network.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            assert not module.training
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-
-
-def conv3x3(inputs: int, outputs: int) -> nn.Module:
-    """A spectrally normalised 3x3 convolution that keeps the size."""
-    return spectrally_normalised(nn.Conv2d(inputs, outputs, 3, padding=1))
-
-
-def conv1x1(inputs: int, outputs: int, *, bias: bool = True) -> nn.Module:
-    """A spectrally normalised 1x1 convolution."""
-    return spectrally_normalised(nn.Conv2d(inputs, outputs, 1, bias=bias))
-
-
-def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Module:
+class Linear(SpectralNormalised, nn.Linear):
     """A spectrally normalised linear layer."""
-    return spectrally_normalised(nn.Linear(inputs, outputs, bias=bias))
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self.add_spectral_norm()
+
+    def forward(self, x_NI: Tensor) -> Tensor:
+        return F.linear(x_NI, self.normalised_weight(), self.bias)
+
+
+class Embedding(SpectralNormalised, nn.Embedding):
+    """A spectrally normalised table of class vectors."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__(classes, width)
+        self.add_spectral_norm()
+
+    def forward(self, y_N: Tensor) -> Tensor:
+        return F.embedding(y_N, self.normalised_weight())
 
 
 class SelfAttention(nn.Module):
@@ -69,10 +82,10 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.query = conv1x1(channels, channels // 8, bias=False)
-        self.key = conv1x1(channels, channels // 8, bias=False)
-        self.value = conv1x1(channels, channels // 2, bias=False)
-        self.out = conv1x1(channels // 2, channels, bias=False)
+        self.query = Conv2d(channels, channels // 8, 1, bias=False)
+        self.key = Conv2d(channels, channels // 8, 1, bias=False)
+        self.value = Conv2d(channels, channels // 2, 1, bias=False)
+        self.out = Conv2d(channels // 2, channels, 1, bias=False)
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -94,5 +107,4 @@ def initialise(network: nn.Module, init: str) -> None:
     draw = {"orthogonal": nn.init.orthogonal_, "normal": lambda weight: nn.init.normal_(weight, 0, 0.02)}[init]
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.Embedding)):
-            parametrizations = getattr(module, "parametrizations", None)
-            draw(parametrizations.weight.original if parametrizations else module.weight)
+            draw(module.weight)

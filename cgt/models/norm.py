@@ -11,13 +11,13 @@ Shapes: N samples, C_l channels of site l, n classes of one bank, B banks, K lat
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgt.models.layers import linear
+from cgt.models.layers import Linear
 
 
 class ClassTables(NamedTuple):
@@ -115,14 +115,14 @@ class EmbeddedBank(Bank):
     def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, shared: int, latent: int) -> None:
         super().__init__(classes, widths, output_width)
         self.embedding = nn.Embedding(len(classes), shared)
-        self.scale = nn.ModuleList(linear(shared + latent, width, bias=False) for width in widths)
-        self.shift = nn.ModuleList(linear(shared + latent, width, bias=False) for width in widths)
+        self.scale = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
+        self.shift = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
 
     def tables(self) -> ClassTables:
         """W_l[:, :E] e_y for every class, and W_l[:, E:]."""
         shared = self.embedding.embedding_dim
-        scale = [layer.weight for layer in self.scale]
-        shift = [layer.weight for layer in self.shift]
+        scale = [cast(Linear, layer).normalised_weight() for layer in self.scale]
+        shift = [cast(Linear, layer).normalised_weight() for layer in self.shift]
         tables = ClassTables(
             tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in scale),
             tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in shift),
@@ -204,7 +204,7 @@ def evaluation_conditions(
     latent projection is applied to the whole batch before the samples of the bank are picked.
     """
     ends = torch.tensor([len(bank.classes) for bank in banks], device=y_N.device).cumsum(0)
-    bank_N = torch.bucketize(y_N, ends, right=True)
+    bank_N = torch.bucketize(y_N.contiguous(), ends, right=True)
     sample_N = torch.arange(len(y_N), device=y_N.device)
 
     def lookup(per_bank: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from cgt import rng
 from cgt.config import Section
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from cgt.models.layers import fold_spectral_norm
 from cgt.models.norm import Bank
 from cgt.training.losses import hinge_discriminator, hinge_generator
 from cgt.training.optim import ParameterGroup
