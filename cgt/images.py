@@ -17,11 +17,11 @@ from cgt.files import write_bytes
 
 def to_float(x_uint8: Tensor) -> Tensor:
     """uint8 in 0..255 -> float32 in [-1, 1], same shape and device."""
-    return x_uint8.to(torch.float32).mul_(2 / 255).sub_(1)
+    return x_uint8.to(torch.float32) * (2 / 255) - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Float in [-1, 1] (values outside are clipped) -> uint8 in 0..255, rounded to nearest, same shape and device."""
+    """Float in [-1, 1], clipped -> uint8 in 0..255, rounded to nearest; same shape and device."""
     return x.detach().to(torch.float32).add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -31,7 +31,11 @@ def to_pil(x_3HW: Tensor) -> Image.Image:
 
 
 def from_pil(image: Image.Image) -> Tensor:
-    """A Pillow image of any mode as uint8 RGB (3, H, W)."""
+    """A Pillow image of any mode as uint8 RGB (3, H, W); what is transparent shows white."""
+    if image.mode.startswith("I;16"):  # Pillow would clip these at 255, not scale them
+        image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float32) / 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
@@ -43,10 +47,12 @@ def encode_png(x_3HW: Tensor) -> bytes:
 
 
 def grid(x_N3HW: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """uint8 pictures (N, 3, H, W) in rows of `columns`, on white, `gap` pixels apart: one picture (3, H', W')."""
+    """uint8 pictures (N, 3, H, W) in rows of `columns`, `gap` pixels apart on white: one picture (3, H', W')."""
     n, _, height, width = x_N3HW.shape
     rows = -(-n // columns)
-    sheet = torch.full((3, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
+    sheet = torch.full(
+        (3, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8
+    )
     for i, x_3HW in enumerate(x_N3HW.cpu()):
         top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = x_3HW
@@ -54,7 +60,7 @@ def grid(x_N3HW: Tensor, columns: int, gap: int = 2) -> Tensor:
 
 
 def save_grid(path: Path, x_N3HW: Tensor, columns: int, *, labels: Sequence[str] = (), zoom: int = 1) -> None:
-    """Write a PNG grid of uint8 pictures, enlarged by the whole number `zoom`; `labels` name the rows at the left."""
+    """Write a PNG grid of uint8 pictures, enlarged by the whole number `zoom`; `labels` name its rows."""
     sheet = to_pil(grid(x_N3HW.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), columns))
     if labels:
         sheet = _with_labels(sheet, labels)

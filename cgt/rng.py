@@ -1,8 +1,8 @@
 """Random draws as pure functions of (seed, stream, position).
 
 No generator state is kept anywhere: whoever needs noise for step 7 asks for the generator of step 7. So a run
-that was killed and resumed draws what the uninterrupted run drew, and every rank can draw the whole global batch
-and keep its slice.
+that was killed and resumed draws what the uninterrupted run drew, and every rank can draw the whole global
+batch and keep its slice.
 """
 
 import contextlib
@@ -16,12 +16,15 @@ from torch import Tensor
 
 def key(seed: int, stream: str, *position: int) -> int:
     """A 63-bit integer that depends on every argument; equal arguments give equal keys on every machine."""
-    text = f"{seed}/{stream}/{'/'.join(map(str, position))}"
+    text = repr((int(seed), stream, *map(int, position)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, stream: str, *position: int) -> torch.Generator:
-    """A fresh CPU generator for the draws of one `stream` (say "noise") at one `position` (say the step)."""
+    """A fresh CPU generator for the draws of one `stream` (say "noise") at one `position` (say the step).
+
+    Torch seeds it with the low 32 bits of the key: of a million positions, some hundred pairs draw alike.
+    """
     return torch.Generator().manual_seed(key(seed, stream, *position))
 
 
@@ -35,8 +38,10 @@ def normal(shape: tuple[int, ...], seed: int, stream: str, *position: int) -> Te
     return torch.randn(shape, generator=generator(seed, stream, *position))
 
 
-def truncated_normal(shape: tuple[int, ...], threshold: float, seed: int, stream: str, *position: int) -> Tensor:
-    """N(0, 1) restricted to [-threshold, threshold], float32: BigGAN's truncation trick (Brock et al., 2019, Sec. 3.1)."""
+def truncated_normal(
+    shape: tuple[int, ...], threshold: float, seed: int, stream: str, *position: int
+) -> Tensor:
+    """N(0, 1) within [-threshold, threshold], float32: BigGAN's truncation (Brock et al., 2019, Sec. 3.1)."""
     below = 0.5 * math.erfc(threshold / math.sqrt(2))
     uniform = torch.rand(shape, generator=generator(seed, stream, *position), dtype=torch.float64)
     return torch.special.ndtri(below + uniform * (1 - 2 * below)).to(torch.float32)
@@ -54,7 +59,7 @@ def integers(n: int, bound: int, seed: int, stream: str, *position: int) -> Tens
 
 @contextlib.contextmanager
 def seeded_globally(seed: int, stream: str) -> Iterator[None]:
-    """Torch's global generator seeded for a block (weight initialisation draws from it), and put back after."""
+    """Torch's global generator seeded for a block (weight initialisation uses it), and put back after."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, stream))
         yield
