@@ -1,0 +1,71 @@
+"""Share of generated pictures that the extractor's classifier takes for the class they were meant to be.
+
+Shapes: N pictures, K classes of the classifier.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cgt.errors import UserError
+from cgt.metrics.base import FeatureMetric, Scores
+from cgt.metrics.features.base import FeatureExtractor, Features
+
+SCORES: Scores = {"accuracy": "higher"}
+
+
+def accuracy(logits_NK: Tensor, y_N: Tensor) -> float:
+    """Share in [0, 1] of rows whose largest logit is that of class y (int64 in [0, K))."""
+    return float((logits_NK.argmax(1) == y_N).double().mean())
+
+
+class Accuracy(FeatureMetric):
+    """`accuracy` of all generated pictures.
+
+    Args:
+        classifier_index: the classifier's index of each class that the metric is built for.
+    """
+
+    correct: Tensor
+    total: Tensor
+    classifier_index: Tensor
+
+    def __init__(self, classifier_index: Sequence[int]) -> None:
+        super().__init__()
+        self.add_state("correct", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.register_buffer("classifier_index", torch.tensor(classifier_index), persistent=False)
+
+    def update(self, features: Features, y_N: Tensor, *, real: bool) -> None:
+        """Count the generated pictures that are named rightly; real ones play no part."""
+        if not real:
+            assert features.logits_NK is not None, "build has refused such an extractor"
+            self.correct += (features.logits_NK.argmax(1) == self.classifier_index[y_N]).sum()
+            self.total += len(y_N)
+
+    def compute(self) -> dict[str, float]:
+        """{"accuracy": in [0, 1]}."""
+        return {"accuracy": int(self.correct) / int(self.total)}
+
+
+def build(extractor: FeatureExtractor, classes: Sequence[str]) -> Accuracy:
+    """Needs an extractor whose classifier knows all of `classes` by name.
+
+    Raises:
+        UserError: it doesn't.
+    """
+    known = extractor.classes
+    if known is None:
+        raise UserError(
+            f"accuracy needs a classifier of the classes measured, and the extractor {extractor.name} knows "
+            "none by name: "
+            "train one with `cgt features train SHARDS OUT` and name its folder, or leave accuracy out."
+        )
+    missing = [name for name in classes if name not in known]
+    if missing:
+        raise UserError(
+            f"the classifier of {extractor.name} was not trained on {', '.join(map(repr, missing))}: "
+            "train one on these classes with `cgt features train`, or leave accuracy out."
+        )
+    return Accuracy([known.index(name) for name in classes])

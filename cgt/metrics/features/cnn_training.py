@@ -1,0 +1,158 @@
+"""Training of the small classifier: Adam with a rate that rises and falls once, on pictures in memory.
+
+Everything random is a function of the seed, so equal pictures, options and threads give equal weights.
+
+Shapes: N pictures, R resolution.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from cgt import rng
+from cgt.config import Section
+from cgt.errors import UserError
+from cgt.metrics.features.base import Features
+from cgt.metrics.features.cnn import CnnDescription, SmallCnn
+
+BATCH = 64
+PEAK_RATE = 5e-3
+RISE = 0.2
+"""Share of the steps in which the rate rises."""
+SMALLEST = 4
+"""Stages are added while they leave this many pixels a side."""
+
+
+class CnnTraining(Section):
+    """How to train it."""
+
+    steps: int = Field(default=500, ge=1)
+    """Adam steps of 64 pictures."""
+    seed: int = 0
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Share of each class's pictures that is kept from training, to measure accuracy by."""
+    flip: bool = False
+    """Mirror pictures at random: for classes that keep their meaning in the mirror."""
+    shift: int = Field(default=0, ge=0)
+    """Move pictures at random by up to this many pixels each way, edges repeated."""
+
+
+def train(
+    x_N3RR: Tensor,
+    y_N: Tensor,
+    classes: Sequence[str],
+    config: CnnTraining,
+    on_step: Callable[[int, float], None],
+) -> tuple[SmallCnn, CnnDescription]:
+    """A classifier of the pictures, in eval mode, and what it is.
+
+    Args:
+        x_N3RR: uint8 pictures.
+        y_N: int64 indices into `classes`.
+        classes: their names.
+        config: how long, and with what augmentation.
+        on_step: told the number of steps done and the loss.
+
+    Raises:
+        UserError: a single class, or a class of which no picture is left to train on or to hold out.
+    """
+    if len(classes) < 2:
+        raise UserError(
+            f"a classifier needs two classes at least, not {len(classes)}: choose more with --classes."
+        )
+    training, held_out = split(y_N, classes, config)
+    resolution = x_N3RR.shape[-1]
+    with torch.random.fork_rng():
+        torch.manual_seed(rng.key(config.seed, "cnn weights"))
+        model = SmallCnn(tuple(classes), resolution, widths(resolution))
+    optimizer = torch.optim.Adam(model.parameters(), lr=PEAK_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_RATE, total_steps=max(2, config.steps), pct_start=RISE, cycle_momentum=False
+    )
+    for step in range(config.steps):
+        chosen = training[batch_indices(len(training), step, config.seed)]
+        x = augmented(x_N3RR[chosen], step, config).contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(_logits(model, x), y_N[chosen])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+        on_step(step + 1, float(loss.detach()))
+    model.frozen(sha256="")
+    return model, CnnDescription(
+        classes=tuple(classes),
+        resolution=resolution,
+        widths=model.widths,
+        training_accuracy=measured_accuracy(model, x_N3RR, y_N, training),
+        held_out_accuracy=measured_accuracy(model, x_N3RR, y_N, held_out),
+        provenance={"training": config.model_dump(mode="json"), "pictures": len(x_N3RR)},
+    )
+
+
+def widths(resolution: int) -> tuple[int, ...]:
+    """Channels of the stages for a picture size: as many as leave 4 pixels a side, 64 at the end."""
+    stages = 1
+    while resolution >> stages >= SMALLEST:
+        stages += 1
+    return (*(min(64, 16 << i) for i in range(stages - 1)), 64)
+
+
+def split(y_N: Tensor, classes: Sequence[str], config: CnnTraining) -> tuple[Tensor, Tensor]:
+    """Indices of the pictures to train on and of those held out: a share of each class, one at least."""
+    training, held_out = [], []
+    for y, name in enumerate(classes):
+        of_class = (y_N == y).nonzero().squeeze(1)
+        n = max(1, round(config.held_out * len(of_class)))
+        if len(of_class) <= n:
+            raise UserError(
+                f"the class {name!r} has {len(of_class)} pictures, too few to train on some and hold out "
+                "others: "
+                "give it two at least, or leave it out with --classes."
+            )
+        order = of_class[rng.permutation(len(of_class), config.seed, "cnn held out", y)]
+        held_out.append(order[:n])
+        training.append(order[n:])
+    return torch.cat(training), torch.cat(held_out)
+
+
+def batch_indices(n: int, step: int, seed: int) -> Tensor:
+    """Which of n pictures step `step` sees: shuffled epochs one after the other."""
+    positions = range(step * BATCH, (step + 1) * BATCH)
+    epochs = {epoch: rng.permutation(n, seed, "cnn order", epoch) for epoch in {p // n for p in positions}}
+    return torch.stack([epochs[p // n][p % n] for p in positions])
+
+
+def augmented(x_N3RR: Tensor, step: int, config: CnnTraining) -> Tensor:
+    """The pictures flipped and shifted at random, as the config asks."""
+    generator = rng.generator(config.seed, "cnn augmentation", step)
+    n, size = len(x_N3RR), x_N3RR.shape[-1]
+    if config.flip:
+        flipped = torch.rand(n, generator=generator) < 0.5
+        x_N3RR = torch.where(flipped[:, None, None, None], x_N3RR.flip(3), x_N3RR)
+    if config.shift:
+        rows_N, columns_N = torch.randint(-config.shift, config.shift + 1, (2, n), generator=generator)
+        grid = torch.arange(size)
+        rows_NR = (grid + rows_N[:, None]).clamp(0, size - 1)
+        columns_NR = (grid + columns_N[:, None]).clamp(0, size - 1)
+        x_N3RR = x_N3RR[
+            torch.arange(n)[:, None, None], :, rows_NR[:, :, None], columns_NR[:, None, :]
+        ].permute(0, 3, 1, 2)
+    return x_N3RR
+
+
+@torch.inference_mode()
+def measured_accuracy(model: SmallCnn, x_N3RR: Tensor, y_N: Tensor, chosen: Tensor) -> float:
+    """Share in [0, 1] of the chosen pictures that the model names rightly."""
+    right_N = torch.cat(
+        [_logits(model, x_N3RR[part]).argmax(1) == y_N[part] for part in torch.split(chosen, 256)]
+    )
+    return float(right_N.double().mean())
+
+
+def _logits(model: SmallCnn, x_N3RR: Tensor) -> Tensor:
+    features: Features = model(x_N3RR)
+    assert features.logits_NK is not None, "this extractor has a classifier"
+    return features.logits_NK
