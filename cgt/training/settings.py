@@ -41,7 +41,8 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     augment: AugmentConfig = AugmentConfig()
     ema: EMAConfig = EMAConfig()
-    eval: EvalConfig = EvalConfig()
+    eval: EvalConfig | None = None
+    """How the run is measured; None to train without, the latest model then being the best."""
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")

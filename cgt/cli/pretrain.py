@@ -1,0 +1,34 @@
+"""`cgt pretrain`: train a BigGAN from nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cgt.cli.options import CONFIG, OVERRIDES, OVERWRITE_RUN, RESUME, RUN
+
+
+def pretrain(
+    config: CONFIG,
+    overrides: OVERRIDES = None,
+    run: RUN = None,
+    resume: RESUME = False,
+    overwrite: OVERWRITE_RUN = False,
+) -> None:
+    """Train a class-conditional BigGAN on shards.
+
+    CONFIG is a YAML file or the name of a shipped config; every key can be set on the command line, as in
+
+        cgt pretrain shapes/pretrain data=shards/source steps=2000 optim.generator_lr=1e-4
+    """
+    from cgt.cli.training_run import execute, task_of
+    from cgt.config import load
+    from cgt.data import open_pictures
+    from cgt.training.settings import PretrainConfig
+    from cgt.transfer.base import Method, MethodConfig
+
+    settings = load(PretrainConfig, config, overrides or [])
+    pictures = open_pictures(settings.data)
+    task = task_of(settings, pictures, settings.generator, settings.discriminator)
+    method = Method(MethodConfig(name="pretraining"), task)
+    execute(settings, method, pictures, run or Path("runs") / Path(config).stem, resume=resume, overwrite=overwrite)

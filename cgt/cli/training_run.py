@@ -1,0 +1,81 @@
+"""What `cgt pretrain` and `cgt transfer` share: from a checked config to a finished run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cgt.data import DataConfig, Pictures, open_pictures
+from cgt.distributed import World
+from cgt.metrics.features.base import load_extractor
+from cgt.metrics.suite import Evaluator, lower_is_better
+from cgt.models.biggan import DiscriminatorConfig, GeneratorConfig
+from cgt.progress import stderr_console
+from cgt.runs import RunFolder
+from cgt.training.loop import Evaluation, train
+from cgt.training.settings import RunConfig
+from cgt.transfer.base import Method, Source, Task
+
+PICTURES_AT_ONCE = 256
+
+
+def task_of(
+    settings: RunConfig,
+    pictures: Pictures,
+    generator: GeneratorConfig,
+    discriminator: DiscriminatorConfig,
+    source: Source | None = None,
+) -> Task:
+    """What the method is to learn from `pictures`."""
+    return Task(
+        classes=pictures.classes,
+        resolution=pictures.resolution,
+        generator=generator,
+        discriminator=discriminator,
+        seed=settings.seed,
+        source=source,
+        pictures=lambda: pictures.once(PICTURES_AT_ONCE),
+    )
+
+
+def execute(
+    settings: RunConfig,
+    method: Method[Any],
+    pictures: Pictures,
+    run: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Train in the run folder `run`, and say where the model is. Returns the last checkpoint's folder."""
+    provenance = {**(provenance or {}), "data": settings.data.shards, "data_sha256": pictures.digest}
+    world = World(settings.precision)
+    evaluation = _evaluation(settings, pictures, world)
+    if resume:
+        folder = RunFolder.reopen(run, settings)
+    else:
+        folder = RunFolder.create(run, settings, provenance, overwrite=overwrite)
+    checkpoint = train(
+        settings, method, pictures, folder, world=world, evaluation=evaluation, resume=resume, provenance=provenance
+    )
+    console = stderr_console()
+    best = run / "best"
+    console.print(f"model: {(best if best.exists() else checkpoint) / 'model'}")
+    if method.task.source is not None and not method.keeps_old_classes:
+        console.print("this method gives up the source's classes: the model makes the new ones only.")
+    return checkpoint
+
+
+def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evaluation | None:
+    """How the run is measured: the classes it trains, against `eval.data` or the training pictures themselves."""
+    config = settings.eval
+    if config is None:
+        return None
+    lower = lower_is_better(config.best, config.metrics)
+    extractor = load_extractor(config.features, config.weights, world.device)
+    classes = pictures.classes if config.classes is None else config.classes
+    reference = pictures if config.data is None else open_pictures(DataConfig(shards=config.data, classes=classes))
+    measure = Evaluator(
+        reference, extractor, config.metrics, config.images, settings.seed, config.batch_size, classes
+    )
+    return Evaluation(measure, config.best, lower)
