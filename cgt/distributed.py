@@ -63,3 +63,12 @@ class World:
     @property
     def _half(self) -> torch.dtype | None:
         return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+
+def backends() -> list[str]:
+    """The ways for processes to talk to each other that this torch was built with."""
+    there = torch.distributed
+    if not there.is_available():
+        return []
+    built = {"gloo": there.is_gloo_available(), "nccl": there.is_nccl_available(), "mpi": there.is_mpi_available()}
+    return [name for name, is_built in built.items() if is_built]
