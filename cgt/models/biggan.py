@@ -19,6 +19,7 @@ from cgt.models.norm import (
     Condition,
     ConditionalBatchNorm,
     EmbeddedBank,
+    distinct,
     evaluation_conditions,
     training_conditions,
 )
@@ -71,6 +72,12 @@ class GeneratorConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
+        _require_at_least(1, ch=self.ch, dim_z=self.dim_z)
+        _require_at_least(0, shared_dim=self.shared_dim)
+        if self.channels is not None:
+            _require_widths(self.channels, at_least=2)
+        if self.bn_eps <= 0:
+            raise ValueError(f"bn_eps is {self.bn_eps}, and must be above 0: leave it out (BigGAN: 1e-5)")
         if self.hierarchical and not self.shared_dim:
             raise ValueError("hierarchical z needs a shared embedding: set shared_dim (BigGAN: 128), or hierarchical: false")
 
@@ -86,16 +93,19 @@ class GeneratorConfig:
             return self.dim_z
         chunks = len(self.widths(resolution))
         if self.dim_z % chunks:
-            below, above = self.dim_z // chunks * chunks, (self.dim_z // chunks + 1) * chunks
-            raise ValueError(
-                f"dim_z {self.dim_z} can't be split into {chunks} equal chunks at {resolution} px: use {below or above} or {above}"
-            )
+            below = self.dim_z // chunks * chunks
+            fitting = f"{below} or {below + chunks}" if below else f"{chunks}"
+            raise ValueError(f"dim_z {self.dim_z} can't be split into {chunks} equal chunks at {resolution} px: use {fitting}")
         return self.dim_z // chunks
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """The shape of a discriminator; resolution and classes come from the data."""
+    """The shape of a discriminator; resolution and classes come from the data.
+
+    Raises:
+        ValueError: a width below 1.
+    """
 
     ch: int = 64
     """Channel multiplier of the published layout for the resolution."""
@@ -106,6 +116,11 @@ class DiscriminatorConfig:
     init: Init = "normal"
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        _require_at_least(1, ch=self.ch)
+        if self.channels is not None:
+            _require_widths(self.channels, at_least=1)
 
     def layout(self, resolution: int) -> tuple[tuple[int, ...], int]:
         """Channels after every block, and how many of the first blocks halve the size."""
@@ -236,7 +251,12 @@ class Generator(nn.Module):
             z_NZ: latents, N(0, 1) in training.
             y_N: int64 class ids, indices into `classes`.
             tables: of the last bank, where the caller has built them already.
+
+        Raises:
+            ValueError: z is not `dim_z` wide.
         """
+        if z_NZ.shape[1] != self.dim_z:
+            raise ValueError(f"z has {z_NZ.shape[1]} numbers a picture, and this generator takes {self.dim_z}: use its dim_z")
         chunk = self.config.chunk(self.resolution)
         chunks = z_NZ.split(chunk, dim=1)
         # Both sites of a block see the block's chunk.
@@ -301,13 +321,16 @@ class Discriminator(nn.Module):
         config: its shape.
         resolution: R in pixels.
         classes: names; y counts along them.
+
+    Raises:
+        ValueError: a shape that the resolution does not allow, or a class name given twice.
     """
 
     def __init__(self, config: DiscriminatorConfig, resolution: int, classes: Sequence[str]) -> None:
         super().__init__()
         self.config = config
         self.resolution = resolution
-        self.classes = list(classes)
+        self.classes = list(distinct(classes))
         widths, halvings = config.layout(resolution)
         if resolution >> halvings < 1:
             raise ValueError(f"{halvings} halvings of {resolution} px leave nothing: give fewer channels")
@@ -340,14 +363,31 @@ def _attention(resolutions: Sequence[int], sizes: Sequence[int], widths: Sequenc
     """Attention by index of the block that it follows."""
     unknown = sorted(set(resolutions) - set(sizes))
     if unknown:
-        raise ValueError(f"attention at {unknown} px is not possible: the blocks end at {sorted(set(sizes))} px")
+        raise ValueError(f"attention at {unknown} px is not possible: the blocks end at {sorted(set(sizes))} px; name some of these")
     layers = {}
     for resolution in resolutions:
         block = sizes.index(resolution)
         if widths[block] < 8:
-            raise ValueError(f"attention at {resolution} px needs at least 8 channels there, not {widths[block]}")
+            raise ValueError(
+                f"attention at {resolution} px needs at least 8 channels there, not {widths[block]}: widen the block, or leave it out"
+            )
+        if resolution < 2:
+            raise ValueError("attention at 1 px has nothing to attend to, it needs at least 2 px: leave it out")
         layers[str(block)] = SelfAttention(widths[block])
     return nn.ModuleDict(layers)
+
+
+def _require_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}, and must be at least {least}: raise it, or leave it out")
+
+
+def _require_widths(channels: Sequence[int], at_least: int) -> None:
+    if len(channels) < at_least or min(channels) < 1:
+        raise ValueError(
+            f"channels are {list(channels)}, and must be at least {at_least} widths of 1 or more: give more, or leave them out"
+        )
 
 
 def _layout(layouts: dict[int, L], resolution: int) -> L:

@@ -3,6 +3,8 @@
 Shapes: N samples, C channels, H rows, W columns, O output and I input features of a weight seen as a matrix.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,12 +31,13 @@ class SpectralNormalised(nn.Module):
         if self.u is None:
             return self.weight
         weight_OI = self.weight.flatten(1)
-        with torch.no_grad():
-            v_I = F.normalize(weight_OI.t().mv(self.u), dim=0, eps=self.eps)
-            u_O = F.normalize(weight_OI.mv(v_I), dim=0, eps=self.eps)
-            if self.training:
-                self.u.copy_(u_O)
-        return self.weight / torch.dot(u_O, weight_OI.mv(v_I))
+        with full_precision(self.weight):
+            with torch.no_grad():
+                v_I = F.normalize(weight_OI.t().mv(self.u), dim=0, eps=self.eps)
+                u_O = F.normalize(weight_OI.mv(v_I), dim=0, eps=self.eps)
+                if self.training:
+                    self.u.copy_(u_O)
+            return self.weight / torch.dot(u_O, weight_OI.mv(v_I))
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -42,6 +45,13 @@ class SpectralNormalised(nn.Module):
         assert not self.training, "folding is for eval mode, where the power iteration stands still"
         self.weight = nn.Parameter(self.normalised_weight(), requires_grad=self.weight.requires_grad)
         self.u = None
+
+
+def full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
+    """No autocast on the device of `like`: half precision would round the stored vectors and sigma to 3 digits."""
+    if torch.amp.is_autocast_available(like.device.type):
+        return torch.autocast(like.device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 class Conv2d(SpectralNormalised, nn.Conv2d):

@@ -10,6 +10,7 @@ bank; a transfer appends another and touches nothing of the earlier ones.
 Shapes: N samples, C_l channels of site l, n classes of one bank, B banks, K latent chunk, E width of a shared embedding.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -50,19 +51,30 @@ class SiteStatistics(nn.Module):
         self.momentum = 0.1
 
 
+def distinct(classes: Sequence[str]) -> tuple[str, ...]:
+    """The class names.
+
+    Raises:
+        ValueError: there is none, or one is given twice.
+    """
+    doubles = sorted(name for name, count in Counter(classes).items() if count > 1)
+    if doubles:
+        raise ValueError(f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one.")
+    if not classes:
+        raise ValueError("there must be at least one class, and there is none: give its name.")
+    return tuple(classes)
+
+
 class Bank(nn.Module):
     """One group of classes: its names, its tables and its batch-norm statistics (those of the output norm come last).
 
     Raises:
-        ValueError: a class name is given twice.
+        ValueError: no class, or a class name given twice.
     """
 
     def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int) -> None:
         super().__init__()
-        doubles = sorted({name for name in classes if list(classes).count(name) > 1})
-        if doubles:
-            raise ValueError(f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one.")
-        self.classes = tuple(classes)
+        self.classes = distinct(classes)
         self.statistics = nn.ModuleList(SiteStatistics(width) for width in (*widths, output_width))
 
     def tables(self) -> ClassTables:
@@ -75,7 +87,7 @@ class Bank(nn.Module):
             tables = self.tables()
             widths = [table.shape[1] for table in tables.scale]
             bank = ClassBank(self.classes, widths, self.statistics[-1].mean.numel(), latent=_latent(tables))
-            bank.to(tables.scale[0].device)
+            bank.to(tables.scale[0])
             for own, group in zip(bank.tables(), tables, strict=True):
                 for parameter, value in zip(own, group, strict=True):
                     parameter.copy_(value)
