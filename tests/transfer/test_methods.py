@@ -1,0 +1,150 @@
+"""What every transfer method must hold; a new file in cgt/transfer/ is tested on arrival."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cgt import catalog
+from cgt.distributed import World
+from cgt.models.biggan import Generator, GeneratorConfig
+from cgt.models.folder import load_generator, save_model
+from cgt.training.loop import build_trainer, snapshot
+from cgt.training.step import Trainer, train_step
+from cgt.transfer.base import Method
+from cgt.transfer.bsa import BSA, BSAConfig
+from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
+from tests import tiny
+
+METHODS = catalog.names("cgt.transfer")
+BOTH = pytest.mark.parametrize("config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"])
+
+
+def make(name: str, config: GeneratorConfig, classes: tuple[str, ...] = tiny.NEW, **options: Any) -> Method[Any]:
+    kind = catalog.load("cgt.transfer", name, kind="method").METHOD
+    return kind(kind.Config(name=name, **options), tiny.task(config, classes))
+
+
+def trained(method: Method[Any], steps: int = 2, **changes: Any) -> tuple[Trainer, list[dict[str, float]]]:
+    trainer = build_trainer(tiny.transfer_config(method.config, steps=steps, **changes), method, World(cpu=True))
+    pictures = tiny.MemoryPictures(method.task.classes)
+    batches = pictures.batches(8, seed=0)
+    return trainer, [train_step(trainer, batches, step) for step in range(steps)]
+
+
+@BOTH
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("classes", [tiny.NEW, tiny.NEW[:1]], ids=["3 classes", "1 class"])
+def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
+    name: str, config: GeneratorConfig, classes: tuple[str, ...]
+) -> None:
+    method = make(name, config, classes)
+    before = {key: value.clone() for key, value in method.networks()[0].state_dict().items()}
+    trainer, losses = trained(method)
+    assert all(math.isfinite(value) for record in losses for value in record.values())
+    said = {id(p) for group in method.trainable(trainer.generator) for p in group.parameters}
+    for key, parameter in trainer.generator.named_parameters():
+        assert torch.equal(parameter, before[key]) == (id(parameter) not in said), key
+        assert parameter.requires_grad == (id(parameter) in said), key
+    last = f"banks.{len(trainer.generator.banks) - 1}."
+    for key, buffer in trainer.generator.named_buffers():
+        if key.startswith(last):
+            assert not torch.equal(buffer, before[key]), key
+        elif method.keeps_old_classes:
+            assert torch.equal(buffer, before[key]), key
+
+
+@BOTH
+@pytest.mark.parametrize("name", METHODS)
+def test_its_saved_model_makes_the_new_classes_and_old_ones_to_the_bit_where_promised(
+    name: str, config: GeneratorConfig, tmp_path: Path
+) -> None:
+    method = make(name, config)
+    trainer, _ = trained(method, steps=3)
+    save_model(tmp_path / "source", method.task.given_source.generator, provenance={})
+    save_model(tmp_path / "extended", snapshot(trainer), provenance={})
+    source, extended = load_generator(tmp_path / "source"), load_generator(tmp_path / "extended")
+    assert extended.classes[-3:] == list(tiny.NEW)
+    z_NZ = torch.randn(12, config.dim_z)
+    assert extended(z_NZ, torch.full((12,), len(extended.classes) - 1)).isfinite().all()
+    if method.keeps_old_classes:
+        assert extended.classes == [*tiny.OLD, *tiny.NEW]
+        for y in range(len(tiny.OLD)):
+            y_N = torch.full((12,), y)
+            assert torch.equal(source(z_NZ, y_N), extended(z_NZ, y_N))
+    else:
+        assert extended.classes == list(tiny.NEW)
+
+
+@BOTH
+def test_a_batch_that_mixes_old_and_new_classes_gives_each_picture_what_it_gets_alone(config: GeneratorConfig) -> None:
+    extended = snapshot(trained(make("cgantransfer", config))[0])
+    z_NZ, y_N = torch.randn(14, config.dim_z), torch.arange(14) % 7
+    mixed = extended(z_NZ, y_N)
+    for y in range(7):
+        alone = extended(z_NZ, torch.full((14,), y))
+        assert torch.equal(mixed[y_N == y], alone[y_N == y])
+    single = torch.cat([extended(z[None], y[None]) for z, y in zip(z_NZ, y_N, strict=True)])
+    torch.testing.assert_close(mixed, single, rtol=0, atol=1e-5)
+
+
+@BOTH
+def test_an_extended_model_can_be_extended_again_and_every_earlier_class_stays(config: GeneratorConfig) -> None:
+    first = snapshot(trained(make("cgantransfer", config))[0])
+    task = tiny.task(config, ("hen", "ibis"))
+    source = type(task.given_source)(first, task.given_source.discriminator)
+    again = type(task)(**{**vars(task), "source": source})
+    second = snapshot(trained(CGANTransfer(CGANTransferConfig(name="cgantransfer"), again))[0])
+    assert second.classes == [*tiny.OLD, *tiny.NEW, "hen", "ibis"]
+    z_NZ, y_N = torch.randn(14, config.dim_z), torch.arange(14) % 7
+    assert torch.equal(first(z_NZ, y_N), second(z_NZ, y_N))
+
+
+@pytest.mark.parametrize("start", ["nearest", "nearest-soft", "orthogonal", "normal", "uniform", "official"])
+@pytest.mark.parametrize("prior", ["tunable", "frozen"])
+@pytest.mark.parametrize("residuals", [True, False])
+@pytest.mark.parametrize("scores", ["per-site", "shared"])
+def test_every_combination_of_cgantransfer_options_trains(start: str, prior: str, residuals: bool, scores: str) -> None:
+    method = make("cgantransfer", tiny.PER_LAYER, start=start, prior=prior, residuals=residuals, scores=scores)
+    _, losses = trained(method)
+    assert ("residual_l2" in losses[0]) == residuals
+    assert losses[0]["score_l1"] > 0
+
+
+def test_penalties_pull_scores_and_residuals_towards_zero() -> None:
+    def size(name: str, **options: float) -> float:
+        trainer, _ = trained(make("cgantransfer", tiny.PER_LAYER, **options), steps=20)
+        return sum(p.abs().sum().item() for p in getattr(trainer.bank, name))
+
+    assert size("scores", lambda_s=50.0) < 0.7 * size("scores", lambda_s=0.0)
+    assert size("residuals", lambda_r=500.0) < 0.7 * size("residuals", lambda_r=0.0)
+
+
+def test_soft_nearest_scores_are_half_one_hot_and_half_uniform() -> None:
+    soft = make("cgantransfer", tiny.PER_LAYER, start="nearest-soft").networks()[0].banks[-1].scores[0]
+    hard = make("cgantransfer", tiny.PER_LAYER, start="nearest").networks()[0].banks[-1].scores[0]
+    assert set(hard.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(hard.sum(1), torch.ones(hard.shape[0], 3))
+    torch.testing.assert_close(soft, hard / 2 + 1 / 8)
+
+
+def test_bsa_starts_at_the_mean_or_at_the_nearest_class() -> None:
+    def start(name: str) -> tuple[Generator, torch.Tensor]:
+        task = tiny.task(tiny.PER_LAYER)
+        generator = BSA(BSAConfig(name="bsa", start=name), task).networks()[0]
+        return generator, generator.banks[-1].scale[0]
+
+    generator, mean = start("mean")
+    source_NC = generator.banks[0].scale[0]
+    assert torch.equal(mean, source_NC.mean(0).expand(3, -1))
+    _, nearest = start("nearest")
+    assert all(any(torch.equal(row, old) for old in source_NC) for row in nearest)
+
+
+def test_the_discriminator_keeps_all_but_its_class_embedding() -> None:
+    method = make("bsa", tiny.PER_LAYER)
+    new, old = method.networks()[1].state_dict(), method.task.given_source.discriminator.state_dict()
+    assert new["embedding.weight"].shape == (3, 12)
+    assert all(torch.equal(new[key], old[key]) for key in old if not key.startswith("embedding."))
