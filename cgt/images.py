@@ -31,12 +31,17 @@ def to_pil(x_3HW: Tensor) -> Image.Image:
 
 
 def from_pil(image: Image.Image) -> Tensor:
-    """A Pillow image of any mode as uint8 RGB (3, H, W); what is transparent shows white."""
+    """A Pillow image of any mode as uint8 RGB (3, H, W), by way of `rgb`."""
+    return torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1).contiguous()
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode as 8-bit RGB; what is transparent shows white."""
     if image.mode.startswith("I;16"):  # Pillow would clip these at 255, not scale them
         image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float32) / 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return image.convert("RGB")
 
 
 def encode_png(x_3HW: Tensor) -> bytes:

@@ -1,8 +1,8 @@
 """The manifest of a shard folder: what is in it, checked before any picture is read.
 
 A shard folder holds `manifest.json` and tar files `NNNNNN.tar` of `KEY.png` (or `KEY.jpg`) and `KEY.cls`, the
-index of the picture's class in the manifest's list. Nothing in the manifest varies from one build to the next:
-same input and options, same bytes.
+index of the picture's class in the manifest's list. Nothing in the manifest varies from one build to the
+next: same input and options, same bytes.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class Manifest(BaseModel):
     """Height and width of every picture, pixels."""
     encoding: Literal["png", "jpg"]
     shards: tuple[Shard, ...] = Field(min_length=1)
-    build: dict[str, str | int | tuple[str, ...] | None]
+    build: dict[str, str | int | float | tuple[str, ...] | None]
     """How the shards were made: the source, its options and the version of cgt."""
 
     @field_validator("classes")

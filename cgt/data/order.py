@@ -1,4 +1,4 @@
-"""Which picture comes when: a function of (seed, epoch) and the place in the global batch, never of the rank."""
+"""Which picture comes when: a function of (seed, epoch) and of the place in the global batch alone."""
 
 import torch
 from torch import Tensor

@@ -38,8 +38,8 @@ class DataConfig(Section):
     shards: str
     """A shard folder, or the URL of one."""
     classes: Classes = None
-    """The classes taken, in this order: names, "a,b", a text file with one name a line, or such a file among the
-    shipped configs ("shapes/source_classes.txt"). None: all of the shards' classes."""
+    """The classes taken, in this order: names, "a,b", a text file with one name a line, or such a file among
+    the shipped configs ("shapes/source_classes.txt"). None: all of the shards' classes."""
     exclude: Classes = None
     """Classes left out, given likewise."""
     per_class: int | None = Field(default=None, ge=1)
@@ -48,8 +48,8 @@ class DataConfig(Section):
     flip: bool = False
     """Mirror each picture left to right with probability 1/2, drawn anew every epoch."""
     reader: Literal["auto", "resident", "stream"] = "auto"
-    """`resident` decodes the whole set into memory once, `stream` reads shards all along; `auto` is resident up to
-    2 GiB of pixels."""
+    """`resident` decodes the whole set into memory once, `stream` reads shards all along; `auto` is
+    resident up to 2 GiB of pixels."""
 
 
 class Pictures(Protocol):
@@ -96,7 +96,7 @@ def open_pictures(config: DataConfig) -> Pictures:
     """The pictures that `config` asks for; everything that can be checked up front is.
 
     Raises:
-        UserError: no such shards, a damaged manifest or shard, an unknown class, or a selection without pictures.
+        UserError: no such shards, a damaged manifest or shard, an unknown class, or nothing selected.
         RunError: a URL can't be read.
     """
     folder = open_shards(config.shards)

@@ -15,7 +15,7 @@ from torch import Tensor
 from cgt import rng
 from cgt.data.manifest import ShardFolder
 from cgt.data.order import check_batch_size, flips, share
-from cgt.data.samples import damaged, decode, open_shard, read_samples
+from cgt.data.samples import DamagedShardError, decode, open_shard, read_samples
 from cgt.data.selection import Selection
 
 
@@ -43,7 +43,9 @@ class ResidentPictures:
                 content = stream.read()
             found = hashlib.sha256(content).hexdigest()
             if found != shard.sha256:
-                raise damaged(folder, shard, f"its SHA-256 is {found}, the manifest says {shard.sha256}")
+                raise DamagedShardError(
+                    folder, shard, f"its SHA-256 is {found}, the manifest says {shard.sha256}"
+                )
             for label, sample in selection.pick(shard, read_samples(folder, shard, io.BytesIO(content))):
                 self._x_P3RR[number] = decode(folder, shard, sample)
                 self._y_P[number] = label

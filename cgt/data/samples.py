@@ -25,6 +25,18 @@ class Sample(NamedTuple):
     encoded: bytes
 
 
+class DamagedShardError(UserError):
+    """A shard is not what the manifest says."""
+
+    def __init__(self, folder: ShardFolder, shard: Shard, reason: str) -> None:
+        super().__init__(
+            f"the shard {folder.place(shard)} is damaged: {reason}. "
+            "Build the shards again with `cgt shards build`, or restore the file from a copy; "
+            f"`cgt shards verify {folder.location}` lists all that is wrong."
+        )
+        self.reason = reason
+
+
 def open_shard(folder: ShardFolder, shard: Shard) -> contextlib.closing[IO[bytes]]:
     """The shard's tar file as a stream of bytes, closed at the end of a `with`.
 
@@ -51,16 +63,18 @@ def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterat
             key = entry["__key__"]
             missing = [name for name in (suffix, "cls") if name not in entry]
             if missing:
-                raise damaged(folder, shard, f"the sample {key} has no {key}.{missing[0]}")
+                raise DamagedShardError(folder, shard, f"the sample {key} has no {key}.{missing[0]}")
             text = entry["cls"].strip()
             if not text.isdigit() or int(text) >= classes:
-                raise damaged(
+                raise DamagedShardError(
                     folder, shard, f"{key}.cls says {text[:20]!r}, not a class number below {classes}"
                 )
             number += 1
             yield Sample(key, int(text), entry[suffix])
     if number != shard.samples:
-        raise damaged(folder, shard, f"it holds {number} samples, the manifest says {shard.samples}")
+        raise DamagedShardError(
+            folder, shard, f"it holds {number} samples, the manifest says {shard.samples}"
+        )
 
 
 def decode(folder: ShardFolder, shard: Shard, sample: Sample) -> Tensor:
@@ -73,22 +87,15 @@ def decode(folder: ShardFolder, shard: Shard, sample: Sample) -> Tensor:
     try:
         x_3RR = images.from_pil(Image.open(io.BytesIO(sample.encoded)))
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        raise damaged(folder, shard, f"the picture of {sample.key} can't be decoded ({error})") from None
+        raise DamagedShardError(
+            folder, shard, f"the picture of {sample.key} can't be decoded ({error})"
+        ) from None
     if x_3RR.shape != (3, size, size):
         found = f"{x_3RR.shape[2]} x {x_3RR.shape[1]}"
-        raise damaged(
+        raise DamagedShardError(
             folder, shard, f"the picture of {sample.key} is {found}, the manifest says {size} x {size}"
         )
     return x_3RR
-
-
-def damaged(folder: ShardFolder, shard: Shard, reason: str) -> UserError:
-    """The error for a shard that is not what the manifest says."""
-    return UserError(
-        f"the shard {folder.place(shard)} is damaged: {reason}. "
-        "Build the shards again with `cgt shards build`, or restore the file from a copy; "
-        f"`cgt shards verify {folder.location}` lists all that is wrong."
-    )
 
 
 @contextlib.contextmanager
@@ -101,7 +108,7 @@ def _explained(folder: ShardFolder, shard: Shard) -> Iterator[None]:
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         reason = str(error.args[0]) if error.args else type(error).__name__
         if folder.local:
-            raise damaged(folder, shard, f"it can't be read ({reason})") from error
+            raise DamagedShardError(folder, shard, f"it can't be read ({reason})") from error
         raise RunError(
-            f"{folder.place(shard)} can't be read ({reason}): check the network and the address, and run again."
+            f"{folder.place(shard)} can't be read ({reason}): check the network and the address."
         ) from error

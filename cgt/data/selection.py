@@ -56,7 +56,7 @@ def choose(known: Sequence[str], wanted: Iterable[str], place: str) -> tuple[str
 
 @dataclass(frozen=True)
 class Selection:
-    """The pictures of some classes, at most the first `per_class` of each in the order that the build shuffled."""
+    """The pictures of some classes, at most the first `per_class` of each in stored order."""
 
     manifest: Manifest
     classes: tuple[str, ...]
@@ -74,7 +74,7 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over the shards' hashes and the selection: equal for equal pictures and labels."""
+        """SHA-256, hexadecimal, over the shards' hashes and the selection: equal for equal pictures."""
         content = self.manifest.to_json()
         del content["build"]
         text = json.dumps([content, self.classes, self.per_class], sort_keys=True)
@@ -82,7 +82,7 @@ class Selection:
 
     @functools.cached_property
     def taken(self) -> dict[str, dict[str, int]]:
-        """How many pictures of each class are taken from each shard (by file, in stored order): its first ones."""
+        """How many pictures of each class, its first, are taken from each shard (by its file)."""
         left = dict(zip(self.classes, self.counts, strict=True))
         taken = {}
         for shard in self.manifest.shards:

@@ -1,8 +1,9 @@
 """A picture set read from its shards as it is needed, through webdataset: for what does not fit in memory.
 
-The order of an epoch is a permutation of the shards, then a shuffle buffer, both drawn from (seed, epoch). Every
-rank reads the samples of all shards in that one order and decodes its part of each global batch only: decoding costs
-several times what reading does, and so any number of ranks sees the same batches, whatever the number of shards.
+The order of an epoch is a permutation of the shards, then a shuffle buffer, both drawn from (seed, epoch).
+Every rank reads the samples of all shards in that one order and decodes its part of each global batch only:
+decoding costs several times what reading does, and so any number of ranks sees the same batches, whatever the
+number of shards.
 
 Shapes: N pictures of a batch, R rows and columns.
 """
@@ -59,7 +60,7 @@ class StreamedPictures:
     def batches(
         self, batch_size: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Pictures.batches`; what comes before `first` is not decoded, and earlier epochs are not even read."""
+        """See `Pictures.batches`; what comes before `first` is not decoded, earlier epochs not even read."""
         check_batch_size(batch_size, world)
         mine = share(batch_size, rank, world)
         places = self._chain(seed, *divmod(first * batch_size, len(self)))
@@ -111,7 +112,7 @@ class StreamedPictures:
 
 
 def buffer_size(manifest: Manifest) -> int:
-    """How many encoded pictures the shuffle buffer holds: depends on the manifest alone, so all ranks agree."""
+    """How many encoded pictures the shuffle buffer holds; all ranks agree, for the manifest alone says it."""
     return max(64, min(16384, BUFFER_BYTES * manifest.samples // manifest.bytes))
 
 

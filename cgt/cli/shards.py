@@ -1,0 +1,159 @@
+"""`cgt shards build | inspect | verify`: pictures on disk in the form that training reads."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cgt.cli.options import OVERWRITE, SEED
+from cgt.errors import RunError
+
+app = typer.Typer(
+    no_args_is_help=True, help="Make, look at and check shard folders: pictures as training reads them."
+)
+
+
+@app.command()
+def build(
+    source: Annotated[
+        str, typer.Argument(help="Where pictures come from: shapes, digits, cifar10, cifar100, folder ...")
+    ],
+    path: Annotated[
+        str, typer.Argument(metavar="INPUT", help="The source's archive or folder; - for shapes and digits.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The shard folder to make.")],
+    split: Annotated[str | None, typer.Option(help="Part of the data set, such as train or test.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B|FILE", help="Classes to take: names, or a text file with one a line."),
+    ] = None,
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="At most so many pictures of each class.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=4, help="Height and width, pixels. Default: 32, or 128 for the source folder."),
+    ] = None,
+    seed: SEED = 0,
+    shard_mb: Annotated[float, typer.Option(min=0.01, help="Size of a shard, MB.")] = 128,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Threads that load and encode.", show_default="one per core")
+    ] = os.cpu_count() or 1,
+    overwrite: OVERWRITE = False,
+) -> None:
+    """Build a shard folder from pictures.
+
+    The same input and options give the same bytes. An interrupted build goes on when the command is run
+    again.
+    """
+    from cgt.data.selection import class_names
+    from cgt.data.write import BuildOptions, build_shards
+
+    options = BuildOptions(
+        source=source,
+        split=split,
+        classes=None if classes is None else class_names(classes),
+        per_class=per_class,
+        size=size,
+        seed=seed,
+        shard_mb=shard_mb,
+    )
+    with _progress("pictures") as progress:
+        manifest = build_shards(options, path, out, workers=workers, overwrite=overwrite, progress=progress)
+    typer.echo(
+        f"{out}: {manifest.samples:,} pictures of {len(manifest.classes)} classes, {manifest.size} px, "
+        f"{len(manifest.shards)} shards, {manifest.bytes / 1e6:,.1f} MB"
+    )
+
+
+@app.command()
+def inspect(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A shard folder, or the URL of one.")],
+) -> None:
+    """Show what a shard folder holds: classes, shards, and how it was built."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from cgt.data.manifest import open_shards
+
+    manifest = open_shards(folder).manifest
+    classes = Table("label", "class", "pictures", title=Text(f"{len(manifest.classes)} classes"))
+    for label, (name, count) in enumerate(manifest.counts().items()):
+        classes.add_row(str(label), Text(name), f"{count:,}")
+    shards = Table("shard", "pictures", "MB", "SHA-256", title=f"{len(manifest.shards)} shards")
+    for shard in manifest.shards:
+        shards.add_row(shard.file, f"{shard.samples:,}", f"{shard.bytes / 1e6:,.2f}", shard.sha256[:16])
+    for table in (classes, shards):
+        for column in table.columns[1 if table is shards else 2 : 3]:
+            column.justify = "right"
+    console = Console()
+    console.print(classes, shards)
+    console.print(
+        Text(
+            f"{manifest.samples:,} pictures of {manifest.size} x {manifest.size} px, {manifest.encoding}, "
+            f"{manifest.bytes / 1e6:,.1f} MB; decoded {manifest.samples * 3 * manifest.size**2 / 1e6:,.1f} MB"
+        )
+    )
+    built = ", ".join(f"{key} {value}" for key, value in manifest.build.items() if value is not None)
+    console.print(Text(f"built with {built}"))
+
+
+@app.command()
+def verify(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A shard folder, or the URL of one.")],
+) -> None:
+    """Check a shard folder down to every picture: hashes, counts, keys, and that all of it decodes."""
+    from cgt.data.manifest import open_shards
+    from cgt.data.verify import problems
+
+    opened = open_shards(folder)
+    with _progress("shards") as progress:
+        found = problems(opened, progress)
+    for problem in found:
+        typer.echo(problem)
+    if found:
+        raise RunError(
+            f"{folder} is damaged in {len(found)} {'place' if len(found) == 1 else 'places'}, listed above: "
+            "build it again with `cgt shards build`, or restore the files from a copy."
+        )
+    manifest = opened.manifest
+    typer.echo(f"{folder}: all {manifest.samples:,} pictures in {len(manifest.shards)} shards are sound")
+
+
+@contextlib.contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) that shows speed and time left: a bar, or plain lines without a terminal."""
+    import time
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from cgt.progress import PLAIN_LINE_SECONDS, stderr_console
+
+    console = stderr_console()
+    began = latest = time.monotonic()
+    first: int | None = None
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit} {{task.fields[speed]}}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", speed="")
+
+        def show(done: int, total: int) -> None:
+            nonlocal first, latest
+            first = done if first is None else first
+            now = time.monotonic()
+            per_second = (done - first) / max(now - began, 1e-9)
+            bar.update(task, completed=done, total=total, speed=f"{per_second:,.0f}/s")
+            if not console.is_terminal and now - latest >= PLAIN_LINE_SECONDS and per_second:
+                left = (total - done) / per_second
+                console.print(f"{done:,} of {total:,} {unit}, {per_second:,.0f}/s, {left:,.0f} s left")
+                latest = now
+
+        yield show

@@ -1,0 +1,77 @@
+"""One's own pictures: a folder with one subfolder a class, which may have subfolders in turn."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from cgt.data.sources import Picture, Request, Source
+from cgt.errors import UserError
+
+INPUT = "a folder with one subfolder of pictures (png, jpg, webp, bmp) for each class"
+SPLITS = ("all",)
+SIZE = 128
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+
+
+def read(request: Request) -> Source:
+    """Every picture file of every class, sorted; hidden files and other suffixes are passed over.
+
+    Raises:
+        UserError: the input is no folder or has no subfolders, or a link in it leads elsewhere.
+    """
+    assert request.path is not None
+    if not request.path.is_dir():
+        raise UserError(f"{request.path} is not a folder: the input of folder is {INPUT}.")
+    root = request.path.resolve()
+    classes = [entry for entry in _sorted(root) if _inside(entry, root).is_dir()]
+    if not classes:
+        raise UserError(f"{request.path} has no subfolders: the input of folder is {INPUT}.")
+    fingerprint = hashlib.sha256()
+    pictures = []
+    for folder in classes:
+        for file in _files(folder, root):
+            status = file.stat()
+            relative = file.relative_to(root).as_posix()
+            fingerprint.update(f"{relative}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
+            pictures.append(Picture(_key(relative), folder.name, functools.partial(_load, file)))
+    return Source(tuple(folder.name for folder in classes), pictures, fingerprint.hexdigest())
+
+
+def _files(folder: Path, root: Path) -> Iterator[Path]:
+    for entry in _sorted(folder):
+        if _inside(entry, root).is_dir():
+            yield from _files(entry, root)
+        elif entry.suffix.lower() in SUFFIXES:
+            yield entry
+
+
+def _sorted(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _inside(entry: Path, root: Path) -> Path:
+    """`entry`, unless it is a link to a folder (which may lead in a circle) or out of `root`."""
+    if entry.is_symlink():
+        target = entry.resolve()
+        if target.is_dir() or not target.is_relative_to(root):
+            raise UserError(f"{entry} is a link to {target}, which is not followed: put a copy in its place.")
+    return entry
+
+
+def _key(relative: str) -> str:
+    """A short name that tells where the picture came from, without dots: webdataset splits names there."""
+    words = re.sub("[^A-Za-z0-9]+", "-", relative.rpartition(".")[0]).strip("-")[-60:]
+    return f"{words}-{hashlib.blake2b(relative.encode(), digest_size=6).hexdigest()}"
+
+
+def _load(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+        raise UserError(f"the picture {file} can't be read ({error}): repair it, or take it out.") from error
