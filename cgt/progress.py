@@ -5,20 +5,35 @@ import time
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_LINE_SECONDS = 30.0
 
 
 class StepsProgress:
-    """Progress of a training run."""
+    """Progress of a training run, or of other work in steps."""
 
-    def __init__(self, steps: int, first: int, pictures_per_step: int, console: Console, bar: Progress | None) -> None:
+    def __init__(
+        self,
+        task: str,
+        steps: int,
+        first: int,
+        pictures_per_step: int,
+        console: Console,
+        bar: Progress | None,
+    ) -> None:
         self._steps, self._done, self._first = steps, first, first
         self._pictures_per_step = pictures_per_step
         self._console = console
         self._bar = bar
-        self._task = bar.add_task("training", total=steps, completed=first, note="") if bar else None
+        self._task = bar.add_task(task, total=steps, completed=first, note="") if bar else None
         self._start = self._last_line = time.monotonic()
 
     def advance(self, losses: Mapping[str, float]) -> None:
@@ -32,7 +47,9 @@ class StepsProgress:
         elif now - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = now
             left = (self._steps - self._done) / speed
-            self._console.print(f"step {self._done}/{self._steps}  {speed:.2f} steps/s  {note}  {left / 60:.1f} min left")
+            self._console.print(
+                f"step {self._done}/{self._steps}  {speed:.2f} steps/s  {note}  {left / 60:.1f} min left"
+            )
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print the metrics of an evaluation."""
@@ -50,12 +67,14 @@ def stderr_console() -> Console:
 
 
 @contextlib.contextmanager
-def steps_progress(steps: int, first: int, *, pictures_per_step: int) -> Iterator[StepsProgress]:
+def steps_progress(
+    steps: int, first: int, *, pictures_per_step: int, task: str = "training"
+) -> Iterator[StepsProgress]:
     """Show the progress of steps `first` to `steps` for a block."""
     console = stderr_console()
     if not console.is_terminal:
-        yield StepsProgress(steps, first, pictures_per_step, console, None)
+        yield StepsProgress(task, steps, first, pictures_per_step, console, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn())
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bar:
-        yield StepsProgress(steps, first, pictures_per_step, console, bar)
+        yield StepsProgress(task, steps, first, pictures_per_step, console, bar)

@@ -224,7 +224,7 @@ class Evaluator:
     def _fake_features(self, sampler: Sampler, on_batch: Callable[[], None]) -> tuple[Features, Tensor]:
         # Drawn for all pictures at once, so that neither the batch size nor the number of ranks changes a
         # picture.
-        z_NZ = torch.randn(self.images, sampler.dim_z, generator=rng.generator(self.seed, "eval"))
+        z_NZ = rng.normal((self.images, sampler.dim_z), self.seed, "eval")
         label_N = torch.arange(self.images) % len(self.classes)
         names = list(sampler.classes)
         index = torch.tensor([names.index(name) for name in self.classes])

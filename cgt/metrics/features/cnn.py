@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
@@ -64,11 +65,13 @@ class SmallCnn(FeatureExtractor):
 
     def forward(self, x_N3HW: Tensor) -> Features:
         """Features of uint8 RGB pictures; in training mode with gradient to the weights."""
-        h = images.to_float(x_N3HW)
+        h = images.to_float(x_N3HW).contiguous(memory_format=torch.channels_last)
         for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            h = F.relu_(norm(convolution(h)))
+            h = norm(convolution(h))
             if i < len(self.convolutions) - 1:
                 h = F.max_pool2d(h, 2)
+            # ReLU and the pool commute; this order costs a quarter.
+            h = F.relu_(h)
         pooled_NC = h.mean((2, 3))
         return Features(pooled_NC, self.classifier(pooled_NC))
 

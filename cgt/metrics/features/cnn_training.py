@@ -29,10 +29,10 @@ SMALLEST = 4
 class CnnTraining(Section):
     """How to train it."""
 
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=400, ge=1)
     """Adam steps of 64 pictures."""
     seed: int = 0
-    held_out: float = Field(default=0.1, gt=0, lt=1)
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of each class's pictures that is kept from training, to measure accuracy by."""
     flip: bool = False
     """Mirror pictures at random: for classes that keep their meaning in the mirror."""
@@ -45,7 +45,7 @@ def train(
     y_N: Tensor,
     classes: Sequence[str],
     config: CnnTraining,
-    on_step: Callable[[int, float], None],
+    on_step: Callable[[float], None],
 ) -> tuple[SmallCnn, CnnDescription]:
     """A classifier of the pictures, in eval mode, and what it is.
 
@@ -54,7 +54,7 @@ def train(
         y_N: int64 indices into `classes`.
         classes: their names.
         config: how long, and with what augmentation.
-        on_step: told the number of steps done and the loss.
+        on_step: told the loss of every step.
 
     Raises:
         UserError: a single class, or a class of which no picture is left to train on or to hold out.
@@ -65,8 +65,7 @@ def train(
         )
     training, held_out = split(y_N, classes, config)
     resolution = x_N3RR.shape[-1]
-    with torch.random.fork_rng():
-        torch.manual_seed(rng.key(config.seed, "cnn weights"))
+    with rng.seeded_globally(config.seed, "cnn weights"):
         model = SmallCnn(tuple(classes), resolution, widths(resolution))
     optimizer = torch.optim.Adam(model.parameters(), lr=PEAK_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -74,13 +73,12 @@ def train(
     )
     for step in range(config.steps):
         chosen = training[batch_indices(len(training), step, config.seed)]
-        x = augmented(x_N3RR[chosen], step, config).contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(_logits(model, x), y_N[chosen])
+        loss = F.cross_entropy(_logits(model, augmented(x_N3RR[chosen], step, config)), y_N[chosen])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
-        on_step(step + 1, float(loss.detach()))
+        on_step(float(loss.detach()))
     model.frozen(sha256="")
     return model, CnnDescription(
         classes=tuple(classes),
@@ -88,7 +86,7 @@ def train(
         widths=model.widths,
         training_accuracy=measured_accuracy(model, x_N3RR, y_N, training),
         held_out_accuracy=measured_accuracy(model, x_N3RR, y_N, held_out),
-        provenance={"training": config.model_dump(mode="json"), "pictures": len(x_N3RR)},
+        provenance={**config.model_dump(mode="json"), "pictures": len(training), "held_out": len(held_out)},
     )
 
 
@@ -105,12 +103,11 @@ def split(y_N: Tensor, classes: Sequence[str], config: CnnTraining) -> tuple[Ten
     training, held_out = [], []
     for y, name in enumerate(classes):
         of_class = (y_N == y).nonzero().squeeze(1)
-        n = max(1, round(config.held_out * len(of_class)))
+        n = max(1, round(config.held_out_share * len(of_class)))
         if len(of_class) <= n:
             raise UserError(
                 f"the class {name!r} has {len(of_class)} pictures, too few to train on some and hold out "
-                "others: "
-                "give it two at least, or leave it out with --classes."
+                "others: give it two at least, or leave it out with --classes."
             )
         order = of_class[rng.permutation(len(of_class), config.seed, "cnn held out", y)]
         held_out.append(order[:n])
@@ -127,19 +124,16 @@ def batch_indices(n: int, step: int, seed: int) -> Tensor:
 
 def augmented(x_N3RR: Tensor, step: int, config: CnnTraining) -> Tensor:
     """The pictures flipped and shifted at random, as the config asks."""
-    generator = rng.generator(config.seed, "cnn augmentation", step)
     n, size = len(x_N3RR), x_N3RR.shape[-1]
     if config.flip:
-        flipped = torch.rand(n, generator=generator) < 0.5
-        x_N3RR = torch.where(flipped[:, None, None, None], x_N3RR.flip(3), x_N3RR)
+        flipped_N = rng.integers(n, 2, config.seed, "cnn flips", step).bool()
+        x_N3RR = torch.where(flipped_N[:, None, None, None], x_N3RR.flip(3), x_N3RR)
     if config.shift:
-        rows_N, columns_N = torch.randint(-config.shift, config.shift + 1, (2, n), generator=generator)
-        grid = torch.arange(size)
-        rows_NR = (grid + rows_N[:, None]).clamp(0, size - 1)
-        columns_NR = (grid + columns_N[:, None]).clamp(0, size - 1)
-        x_N3RR = x_N3RR[
-            torch.arange(n)[:, None, None], :, rows_NR[:, :, None], columns_NR[:, None, :]
-        ].permute(0, 3, 1, 2)
+        shift_2N1 = rng.integers(2 * n, 2 * config.shift + 1, config.seed, "cnn shifts", step).view(2, n, 1)
+        rows_NR, columns_NR = (torch.arange(size) + shift_2N1 - config.shift).clamp(0, size - 1)
+        sample = torch.arange(n)[:, None, None]
+        x_NRR3 = x_N3RR.permute(0, 2, 3, 1)[sample, rows_NR[:, :, None], columns_NR[:, None, :]]
+        x_N3RR = x_NRR3.permute(0, 3, 1, 2)
     return x_N3RR
 
 

@@ -1,0 +1,134 @@
+"""`cgt eval`: how good a model's pictures are, against real ones of the same classes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cgt import catalog
+from cgt.cli.options import MODEL, OVERWRITE, SEED
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+METRIC_NAMES = ", ".join(catalog.names("cgt.metrics"))
+ARROWS = {"lower": "lower is better", "higher": "higher is better", "neither": ""}
+
+DATA = Annotated[
+    str, typer.Option("--data", metavar="SHARDS", help="Real pictures: a shard folder or its URL.")
+]
+CLASSES = Annotated[
+    str,
+    typer.Option(
+        metavar="new|old|all|A,B", help="new are those of the last transfer; a text file of names will do."
+    ),
+]
+FEATURES = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FOLDER", help="Feature extractor: inception-tf, or what `cgt features train` made."
+    ),
+]
+WEIGHTS = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weights of inception-tf. [default: the file in torch's hub cache]",
+        show_default=False,
+    ),
+]
+METRICS = Annotated[str, typer.Option(metavar="A,B", help=f"Any of {METRIC_NAMES}.")]
+IMAGES = Annotated[int, typer.Option(min=2, metavar="N", help="Pictures to generate.")]
+BATCH_SIZE = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Pictures at once; the scores don't depend on it.")
+]
+JSON = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the result to FILE too, or to stdout alone for -."),
+]
+
+
+def evaluate(
+    model: MODEL,
+    data: DATA,
+    classes: CLASSES = "all",
+    features: FEATURES = "inception-tf",
+    weights: WEIGHTS = None,
+    metrics: METRICS = "fid,kmmd",
+    images: IMAGES = 5000,
+    seed: SEED = 0,
+    batch_size: BATCH_SIZE = 64,
+    json: JSON = None,
+    overwrite: OVERWRITE = False,
+) -> None:
+    """Measure how near a model's pictures are to real ones of the same classes.
+
+    Scores compare only where features, data, classes and the number of pictures are the same.
+    """
+    import torch
+    from rich.console import Console
+
+    from cgt.cli.classes import chosen_classes
+    from cgt.data import DataConfig, open_pictures
+    from cgt.files import refuse_existing, write_json
+    from cgt.metrics.features import load_extractor
+    from cgt.metrics.suite import Evaluator, directions
+    from cgt.models.folder import find_model, load_generator
+    from cgt.progress import steps_progress
+
+    to_stdout = json == Path("-")
+    if json is not None and not to_stdout:
+        refuse_existing(json, overwrite=overwrite)
+    metric_names = [name.strip() for name in metrics.split(",")]
+    better = directions(metric_names)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = find_model(model)
+    generator = load_generator(folder).to(device)
+    names = chosen_classes(generator, classes)
+    pictures = open_pictures(DataConfig(shards=data, classes=tuple(names)))
+    extractor = load_extractor(features, None if weights is None else str(weights), device)
+    evaluator = Evaluator(pictures, extractor, metric_names, images, seed, batch_size)
+    with steps_progress(evaluator.batches, 0, pictures_per_step=batch_size, task="measuring") as progress:
+        scores = evaluator(generator, lambda: progress.advance({}))
+    result = {
+        "model": str(folder),
+        "data": {"shards": data, "sha256": pictures.digest, "pictures": evaluator.real_images},
+        "classes": names,
+        "features": {"name": extractor.name, "sha256": extractor.sha256},
+        "images": images,
+        "seed": seed,
+        "metrics": scores,
+        "better": dict(better),
+    }
+    Console(stderr=to_stdout).print(_table(result))
+    if to_stdout:
+        _write_to_stdout(result)
+    elif json is not None:
+        write_json(json, result)
+
+
+def _table(result: dict[str, Any]) -> "Table":
+    """The scores, and what they are about."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    features = result["features"]
+    caption = (
+        f"{result['images']:,} generated and {result['data']['pictures']:,} real pictures of "
+        f"{len(result['classes'])} classes; features: {features['name']} {features['sha256'][:12]}"
+    )
+    table = Table(
+        "score", "value", "", box=box.SIMPLE, title=Text(result["model"]), caption=Text(caption), min_width=60
+    )
+    table.columns[1].justify = "right"
+    for name, value in result["metrics"].items():
+        table.add_row(name.replace("_", " "), f"{value:.5g}", ARROWS[result["better"][name]])
+    return table
+
+
+def _write_to_stdout(result: dict[str, Any]) -> None:
+    import sys
+    from json import dumps
+
+    sys.stdout.write(dumps(result, indent=2, ensure_ascii=False) + "\n")
