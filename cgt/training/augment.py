@@ -50,7 +50,7 @@ def _color(x_N3HW: Tensor, uniform_N3: Tensor) -> Tensor:
 
 
 def _translation(x_N3HW: Tensor, uniform_N2: Tensor) -> Tensor:
-    """Shift by whole pixels, up to an eighth of the size either way; black comes in at the border."""
+    """Shift by whole pixels, up to an eighth of the size either way; grey comes in at the border."""
     _, _, height, width = x_N3HW.shape
     reach = torch.tensor([height // 8, width // 8], device=x_N3HW.device)
     # The padded picture is read from an offset of 0..2 * reach.
@@ -58,7 +58,7 @@ def _translation(x_N3HW: Tensor, uniform_N2: Tensor) -> Tensor:
     rows = torch.arange(height, device=x_N3HW.device) + offset_N2[:, :1]
     columns = torch.arange(width, device=x_N3HW.device) + offset_N2[:, 1:]
     pad_y, pad_x = height // 8, width // 8
-    padded = F.pad(x_N3HW + 1, (pad_x, pad_x, pad_y, pad_y)) - 1
+    padded = F.pad(x_N3HW, (pad_x, pad_x, pad_y, pad_y))
     sample = torch.arange(len(x_N3HW), device=x_N3HW.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

@@ -1,0 +1,143 @@
+"""The training step."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from cgt.distributed import World
+from cgt.errors import RunError
+from cgt.training.loop import build_trainer, snapshot
+from cgt.training.step import Trainer, discriminator_step, generator_step, train_step
+from cgt.transfer.base import Method, MethodConfig
+from tests import tiny
+
+
+def trainer(**changes: Any) -> Trainer:
+    config = tiny.pretrain_config(**changes)
+    method = Method(MethodConfig(name="pretraining"), tiny.task(config.generator, tiny.OLD, transfer=False))
+    return build_trainer(config, method, World(cpu=True))
+
+
+def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in network.named_parameters()}
+
+
+def test_each_discriminator_step_is_an_update_of_its_own() -> None:
+    t = trainer()
+    batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
+    tables = t.bank.tables().detached()
+    seen = [weights(t.discriminator)]
+    for update in range(3):
+        discriminator_step(t, *next(batches), tables, 0, update)
+        seen.append(weights(t.discriminator))
+    for before, after in zip(seen, seen[1:], strict=False):
+        assert any(not torch.equal(before[key], after[key]) for key in before)
+    assert t.discriminator_optimiser.state[t.discriminator.linear.bias]["step"].item() == 3
+
+
+def test_a_step_of_one_network_leaves_the_other_as_it_is() -> None:
+    t = trainer()
+    batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
+    generator, discriminator = weights(t.generator), weights(t.discriminator)
+    discriminator_step(t, *next(batches), t.bank.tables().detached(), 0, 0)
+    assert all(torch.equal(generator[key], value) for key, value in t.generator.named_parameters())
+    discriminator = weights(t.discriminator)
+    generator_step(t, 0)
+    assert all(torch.equal(discriminator[key], value) for key, value in t.discriminator.named_parameters())
+    assert all(p.grad is None for p in t.discriminator.parameters())
+    assert any(not torch.equal(generator[key], value) for key, value in t.generator.named_parameters())
+
+
+@pytest.mark.parametrize("config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"])
+def test_gradients_through_the_leaf_tables_are_those_of_the_plain_loss(config: Any) -> None:
+    t = trainer(generator=config, optim={"generator_lr": 1.0, "discriminator_steps": 1}, augment={})
+    plain = copy.deepcopy(t.generator)
+    gradients: dict[str, torch.Tensor] = {}
+    for key, parameter in t.generator.named_parameters():
+        parameter.register_hook(lambda gradient, key=key: gradients.__setitem__(key, gradients.get(key, 0) + gradient))
+    from cgt import rng
+
+    z_NZ = rng.normal((8, t.generator.dim_z), 0, "generator latents", 0)
+    y_N = rng.integers(8, len(tiny.OLD), 0, "generator labels", 0)
+    discriminator = copy.deepcopy(t.discriminator)
+    generator_step(t, 0)
+    (-discriminator(plain(z_NZ, y_N), y_N).mean()).backward()
+    for key, parameter in plain.named_parameters():
+        torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_micro_batches_add_up_to_the_gradient_of_their_mean_loss() -> None:
+    """With batch statistics a half sees another norm than the whole; so the reference is the mean over the halves."""
+    t = trainer(micro_batch=4, optim={"discriminator_steps": 1}, augment={})
+    halves, discriminator = copy.deepcopy(t.generator), copy.deepcopy(t.discriminator)
+    gradients: dict[str, torch.Tensor] = {}
+    for key, parameter in t.generator.named_parameters():
+        parameter.register_hook(lambda gradient, key=key: gradients.__setitem__(key, gradients.get(key, 0) + gradient))
+    from cgt import rng
+
+    z_NZ = rng.normal((8, t.generator.dim_z), 0, "generator latents", 0)
+    y_N = rng.integers(8, len(tiny.OLD), 0, "generator labels", 0)
+    generator_step(t, 0)
+    for part in (slice(0, 4), slice(4, 8)):
+        (-discriminator(halves(z_NZ[part], y_N[part]), y_N[part]).mean() / 2).backward()
+    for key, parameter in halves.named_parameters():
+        torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_a_loss_that_is_not_finite_stops_before_the_update(network: str) -> None:
+    t = trainer()
+    batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
+    train_step(t, batches, 0)
+    with torch.no_grad():
+        t.discriminator.linear.bias.fill_(float("nan"))
+    before = weights(t.generator), weights(t.discriminator)
+    with pytest.raises(RunError, match=f"{network} loss became nan in step 1"):
+        if network == "generator":
+            generator_step(t, 1)
+        else:
+            train_step(t, batches, 1)
+    for own, kept in zip((t.generator, t.discriminator), before, strict=True):
+        assert all(torch.equal(value.nan_to_num(), kept[key].nan_to_num()) for key, value in own.named_parameters())
+
+
+def test_bf16_trains_and_keeps_float32_weights() -> None:
+    t = trainer(precision="bf16")
+    losses = train_step(t, tiny.MemoryPictures(tiny.OLD).batches(8, seed=0), 0)
+    assert all(value == value for value in losses.values())
+    assert {p.dtype for p in (*t.generator.parameters(), *t.discriminator.parameters())} == {torch.float32}
+
+
+def test_a_snapshot_does_not_disturb_training() -> None:
+    runs = []
+    for evaluated in (False, True):
+        t = trainer()
+        batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
+        for step in range(3):
+            train_step(t, batches, step)
+            if evaluated:
+                snapshot(t)
+        runs.append(t.generator.state_dict() | t.discriminator.state_dict())
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+
+
+def test_standing_statistics_are_the_plain_mean_over_the_batches_and_training_keeps_its_running_ones() -> None:
+    t = trainer(ema={"decay": 0.5, "start": 0, "standing_batches": 3})
+    train_step(t, tiny.MemoryPictures(tiny.OLD).batches(8, seed=0), 0)
+    running = t.bank.statistics[-1].mean.clone()
+    from cgt import rng
+
+    with t.ema.applied():
+        averaged = copy.deepcopy(t.generator)
+    means = []
+    hook = averaged.blocks[0].norm1.register_forward_pre_hook(lambda _, args: means.append(args[0].mean((0, 2, 3))))
+    with torch.no_grad():
+        for i in range(3):
+            z_NZ = rng.normal((8, 6), 0, "standing latents", i)
+            averaged(z_NZ, rng.integers(8, 4, 0, "standing labels", i))
+    hook.remove()
+    finished = snapshot(t)
+    torch.testing.assert_close(finished.banks[0].statistics[0].mean, torch.stack(means).mean(0))
+    assert torch.equal(t.bank.statistics[-1].mean, running)
