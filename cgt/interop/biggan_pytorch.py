@@ -124,7 +124,9 @@ def convert(
     path = _generator_file(input, weights)
     state = _training_state(_of_same_save(path, "state_dict"))
     stored = read_tensors(path)
-    found = Weights(path, _plain_statistics(stored, path), "BigGAN-PyTorch generator", _remedy(stored))
+    found = Weights(
+        path, _plain_statistics(stored, path), "BigGAN-PyTorch generator", _remedy(stored, "generator")
+    )
     config, resolution, count = _generator_shape(found, state.get("config", {}))
     names = _names(classes, count, path)
     with _blaming(path):
@@ -136,7 +138,7 @@ def convert(
     beside = _of_same_save(path, "D")
     if input.is_dir() and beside.is_file():
         stored = read_tensors(beside)
-        found = Weights(beside, stored, "BigGAN-PyTorch discriminator", _remedy(stored))
+        found = Weights(beside, stored, "BigGAN-PyTorch discriminator", _remedy(stored, "discriminator"))
         with _blaming(beside):
             discriminator = Discriminator(
                 _discriminator_shape(found, resolution, count, config.init), resolution, names
@@ -185,13 +187,15 @@ def _training_state(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _remedy(stored: Mapping[str, Tensor]) -> str:
+def _remedy(stored: Mapping[str, Tensor], expected: str) -> str:
     if any("comb_layer" in key for key in stored):
         return "it holds the transfer parameters of cGANTransfer, which is another format"
     if not any(key.endswith(".u0") for key in stored):
         return (
             "it has no spectral norm (no key ends in .u0), and only networks trained with it can be converted"
         )
+    if expected == "discriminator":
+        return "take the file of the same training run, or give the generator's file alone"
     if "embed.weight" in stored:
         return "it looks like a discriminator; give its folder, or the generator's file (G_ema.pth, G.pth)"
     return "name another file, or the format that wrote it"
@@ -219,9 +223,9 @@ def _plain_statistics(stored: Mapping[str, Tensor], path: Path) -> dict[str, Ten
 
 
 def _blocks(found: Weights) -> int:
-    """How many residual blocks there are."""
+    """How many blocks there are."""
     found.shape("blocks.0.0.conv1.weight", 4)
-    return next(i for i in range(len(found.tensors) + 1) if f"blocks.{i}.0.conv1.weight" not in found.tensors)
+    return len({key.split(".")[1] for key in found.tensors if key.startswith("blocks.")})
 
 
 def _attention(found: Weights) -> list[int]:

@@ -27,10 +27,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"there is no file {path}: name a checkpoint file, or the folder that holds it.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(
-            f"{path} can't be read ({error.strerror or error}): check its permissions."
-        ) from error
+    except PermissionError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
     except Exception as error:
         # A damaged file fails in every way there is; each means the same to the reader.
         raise UserError(_refusal(path, error)) from None

@@ -1,0 +1,108 @@
+"""`cgt convert` from the command line: what it writes, prints and refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cgt.cli import main
+from cgt.models.folder import load_generator
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture
+def checkpoint() -> str:
+    return str(GOLDEN / "biggan_pytorch_cifar32")
+
+
+def test_writes_a_model_folder_and_shows_what_it_found(checkpoint: str, tmp_path: Path, capsys) -> None:
+    assert main(["convert", "biggan-pytorch", checkpoint, str(tmp_path / "model")]) == 0
+    shown = capsys.readouterr().out
+    for fact in (
+        "32 px",
+        "16, 16, 16, 16",
+        "6: class_000",
+        "per layer",
+        "24,803 parameters",
+        "17,137 parameters",
+        "23 sv0",
+    ):
+        assert fact in shown
+    provenance = json.loads((tmp_path / "model" / "config.json").read_text())["provenance"]
+    assert provenance["format"] == "biggan-pytorch"
+    assert set(provenance["files"]) == {"G_ema.pth", "D.pth"}
+    assert (tmp_path / "model" / "discriminator.safetensors").is_file()
+
+
+def test_hierarchical_conditioning_is_named(tmp_path: Path, capsys) -> None:
+    assert (
+        main(["convert", "biggan-pytorch", str(GOLDEN / "biggan_pytorch_hier64"), str(tmp_path / "model")])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "a shared embedding of 16, hierarchical z in chunks of 10" in shown
+    assert "attention" in shown
+    assert "32 px" in shown
+
+
+def test_class_names_come_from_a_file(checkpoint: str, tmp_path: Path) -> None:
+    names = ["bear", "café", "[red]fox", "a b", "owl", "yak"]
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n\n", encoding="utf-8")
+    out = tmp_path / "model"
+    assert (
+        main(["convert", "biggan-pytorch", checkpoint, str(out), "--classes", str(tmp_path / "names.txt")])
+        == 0
+    )
+    assert load_generator(out).classes == names
+
+
+def test_an_existing_output_is_left_alone_unless_told_to_overwrite(
+    checkpoint: str, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert main(["convert", "biggan-pytorch", checkpoint, str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == ["mine.txt"]
+    assert main(["convert", "biggan-pytorch", checkpoint, str(out), "--overwrite"]) == 0
+    assert load_generator(out).resolution == 32
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["biggan-torch", "CHECKPOINT", "OUT"], "did you mean 'biggan-pytorch'"),
+        (["biggan-pytorch", "nowhere", "OUT"], "there is nothing at nowhere"),
+        (
+            ["biggan-pytorch", "CHECKPOINT", "OUT", "--weights", "G_best.pth"],
+            "there is: D.pth, G_ema.pth, state_dict.pth",
+        ),
+        (
+            ["biggan-pytorch", "CHECKPOINT", "OUT", "--classes", "nowhere.txt"],
+            "nowhere.txt can't be read as text",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_message_and_write_nothing(
+    words: list[str], told: str, checkpoint: str, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "model"
+    stand_ins = {"CHECKPOINT": checkpoint, "OUT": str(out)}
+    assert main(["convert", *(stand_ins.get(word, word) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+    assert not out.exists()
+
+
+def test_an_unreadable_checkpoint_leaves_the_old_output_even_with_overwrite(
+    tmp_path: Path, checkpoint: str
+) -> None:
+    out = tmp_path / "model"
+    assert main(["convert", "biggan-pytorch", checkpoint, str(out)]) == 0
+    before = (out / "generator.safetensors").read_bytes()
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    assert main(["convert", "biggan-pytorch", str(tmp_path / "broken.pth"), str(out), "--overwrite"]) == 2
+    assert (out / "generator.safetensors").read_bytes() == before
