@@ -19,12 +19,12 @@ app = typer.Typer(
 @app.command()
 def build(
     source: Annotated[
-        str, typer.Argument(help="Where pictures come from: shapes, digits, cifar10, cifar100, folder ...")
+        str, typer.Argument(metavar="SOURCE", help="Where pictures come from: shapes, digits, cifar10, cifar100, folder ...")
     ],
     path: Annotated[
         str, typer.Argument(metavar="INPUT", help="The source's archive or folder; - for shapes and digits.")
     ],
-    out: Annotated[Path, typer.Argument(help="The shard folder to make.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The shard folder to make.")],
     split: Annotated[str | None, typer.Option(help="Part of the data set, such as train or test.")] = None,
     classes: Annotated[
         str | None,

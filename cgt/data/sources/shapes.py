@@ -49,7 +49,8 @@ def draw(name: str, size: int, seed: int, stream: str, number: int) -> Image.Ima
     style, shape = name.split("-")
     u = rng.uniform((8,), seed, stream, number).tolist()
     radius = 0.32 + 0.1 * u[0]
-    left, top = (radius + (1 - 2 * radius) * share for share in u[1:3])
+    reach = radius * 1.15  # of the star's tips
+    left, top = (reach + (1 - 2 * reach) * share for share in u[1:3])
     turn = math.radians(30 * (u[3] - 0.5))
     backdrop = np.array([225 + 25 * u[4], 225 + 25 * u[4], 225 + 25 * u[5]]) - 60 * u[6]
 
