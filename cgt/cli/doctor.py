@@ -147,7 +147,9 @@ def _show(findings: dict[str, Any]) -> None:
     for table in (versions, here, extras) if findings["packages"] else (here,):
         console.print(table, "")
     if not findings["packages"]:
-        console.print("What cgt needs is unknown, since it was not installed by pip: run `make install`.")
+        console.print(
+            "What cgt needs is unknown, since pip did not install it: run `make install`.", soft_wrap=True
+        )
 
 
 def _state(fine: bool | None, text: str) -> "Text":

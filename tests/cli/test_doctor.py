@@ -1,0 +1,104 @@
+"""`cgt doctor` shows what there is and what is missing, and never fails for it."""
+
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cgt import __version__
+from cgt.cli import doctor, main
+
+REQUIRED = [
+    "torch<2.14,>=2.11",
+    "numpy>=2",
+    "nowhere>=3",
+    'half>=1; extra == "export"',
+    'torch>=99; extra == "trackers"',
+]
+
+
+@pytest.fixture
+def requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: REQUIRED)
+
+
+@pytest.mark.usefixtures("requirements")
+def test_versions_are_held_against_what_the_package_asks_for() -> None:
+    found = {need["name"]: need for need in doctor.packages()["packages"]}
+    assert list(found) == ["torch", "numpy", "nowhere"]
+    assert found["torch"]["installed"] == importlib.metadata.version("torch")
+    assert found["numpy"]["fits"]
+    assert found["nowhere"]["installed"] is None
+    assert not found["nowhere"]["fits"]
+
+
+@pytest.mark.usefixtures("requirements")
+def test_an_extra_lacks_what_is_not_there_and_what_is_too_old() -> None:
+    missing = {extra["name"]: extra["missing"] for extra in doctor.packages()["extras"]}
+    assert missing["export"] == ["half>=1"]
+    assert missing["trackers"] == ["torch>=99"]
+    assert missing["deepspeed"] == []
+
+
+def test_every_extra_of_the_package_is_explained() -> None:
+    extras = importlib.metadata.metadata("cgt").get_all("Provides-Extra")
+    assert extras is not None
+    assert set(doctor.EXTRAS) == set(extras)
+
+
+def test_the_machine_is_described() -> None:
+    machine = doctor.machine()
+    assert machine["cpu"]["torch_threads"] == torch.get_num_threads()
+    assert len(machine["cuda"]["gpus"]) == torch.cuda.device_count()
+    assert set(machine["backends"]) <= {"gloo", "nccl", "mpi"}
+    assert machine["disk"]["folder"] == str(Path.cwd())
+    assert machine["disk"]["free_gib"] > 0
+
+
+def test_the_tables_show_missing_packages_as_pip_takes_them(
+    requirements: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["doctor"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["cgt", __version__] in lines
+    assert ["nowhere", "missing", ">=3"] in lines
+    assert ["export", "ONNX", "files", "'half>=1'"] in lines
+
+
+def test_a_folder_with_brackets_in_its_name_is_shown_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    odd = tmp_path / "[bold]runs"
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    assert main(["doctor"]) == 0
+    assert str(odd) in capsys.readouterr().out
+
+
+def test_json_goes_to_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "-"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert findings["cgt"] == __version__
+    assert findings["python"] == sys.version.split()[0]
+
+
+def test_json_goes_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", str(tmp_path / "here.json")]) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads((tmp_path / "here.json").read_text())["cgt"] == __version__
+
+
+def test_a_checkout_that_was_not_installed_is_no_reason_to_fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", unknown)
+    assert main(["doctor"]) == 0
+    assert "make install" in capsys.readouterr().out
