@@ -63,17 +63,17 @@ class Checkpoints:
         self._prune()
         return checkpoint
 
-    def load(self) -> dict[str, Any]:
-        """The state of the latest checkpoint, on the CPU.
+    def load(self) -> dict[str, Any] | None:
+        """The state of the latest checkpoint, on the CPU, or None where there is none yet; what a killed write left behind is cleared.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: it is damaged.
         """
-        checkpoint = self.latest
-        if checkpoint is None:
-            raise UserError(f"{self.run} has no checkpoint to resume from: start it without --resume.")
         for leftover in self.folder.glob(".*"):
             shutil.rmtree(leftover)
+        checkpoint = self.latest
+        if checkpoint is None:
+            return None
         try:
             state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

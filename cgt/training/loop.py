@@ -98,7 +98,7 @@ def train(
         run: where everything is written.
         world: this process's place.
         evaluation: how to measure, or None to train without.
-        resume: begin at the latest checkpoint.
+        resume: begin at the latest checkpoint, or at the start where none was written yet.
         provenance: written into the model folders.
 
     Returns:
@@ -111,7 +111,8 @@ def train(
     checkpoints = Checkpoints(run.path, config.checkpoint)
     best, first = Best(), 0
     if resume:
-        first, best = restore(trainer, checkpoints.load())
+        if state := checkpoints.load():
+            first, best = restore(trainer, state)
         run.forget_after(first)
     share = config.optim.discriminator_steps
     batches = pictures.batches(config.batch_size, seed=config.seed, first=first * share, rank=world.rank, world=world.size)

@@ -59,9 +59,8 @@ def test_what_a_kill_left_behind_is_cleared_on_resume(tmp_path: Path) -> None:
     assert names(tmp_path) == ["00000010"]
 
 
-def test_resuming_without_a_checkpoint_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no checkpoint to resume from"):
-        Checkpoints(tmp_path, CheckpointConfig()).load()
+def test_a_run_without_a_checkpoint_has_no_state(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path, CheckpointConfig()).load() is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "pickle", "missing"])
