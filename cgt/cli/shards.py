@@ -19,7 +19,10 @@ app = typer.Typer(
 @app.command()
 def build(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Where pictures come from: shapes, digits, cifar10, cifar100, folder ...")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Where pictures come from: shapes, digits, cifar10, cifar100, folder ..."
+        ),
     ],
     path: Annotated[
         str, typer.Argument(metavar="INPUT", help="The source's archive or folder; - for shapes and digits.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 import webdataset
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -37,15 +37,16 @@ class DamagedShardError(UserError):
         self.reason = reason
 
 
-def open_shard(folder: ShardFolder, shard: Shard) -> contextlib.closing[IO[bytes]]:
-    """The shard's tar file as a stream of bytes, closed at the end of a `with`.
+@contextlib.contextmanager
+def open_shard(folder: ShardFolder, shard: Shard) -> Iterator[IO[bytes]]:
+    """The shard's tar file as a stream of bytes.
 
     Raises:
-        UserError: a local file can't be opened.
-        RunError: a URL can't.
+        UserError: a local file can't be read.
+        RunError: a URL can't, which may show only when the stream is closed.
     """
-    with _explained(folder, shard):
-        return contextlib.closing(webdataset.gopen(folder.place(shard)))
+    with _explained(folder, shard), contextlib.closing(webdataset.gopen(folder.place(shard))) as stream:
+        yield stream
 
 
 def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterator[Sample]:
@@ -86,6 +87,8 @@ def decode(folder: ShardFolder, shard: Shard, sample: Sample) -> Tensor:
     size = folder.manifest.size
     try:
         x_3RR = images.from_pil(Image.open(io.BytesIO(sample.encoded)))
+    except UnidentifiedImageError:
+        raise DamagedShardError(folder, shard, f"{sample.key} is no picture") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         raise DamagedShardError(
             folder, shard, f"the picture of {sample.key} can't be decoded ({error})"

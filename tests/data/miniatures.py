@@ -75,7 +75,7 @@ INPUTS: dict[str, Callable[[Path], Path]] = {
     "cifar100": cifar100_archive,
     "folder": folder_input,
 }
-"""For each source that needs an input, a function that writes a miniature of it into a folder and says where."""
+"""For each source that needs an input, what writes a miniature of it into a folder and says where."""
 
 
 def build_folder(

@@ -12,7 +12,13 @@ import pytest
 from cgt.data import sources
 from cgt.data.sources.cifar_archive import unpickled
 from cgt.errors import UserError
-from tests.data.miniatures import cifar10_archive, cifar10_files, cifar100_archive, cifar100_files, write_archive
+from tests.data.miniatures import (
+    cifar10_archive,
+    cifar10_files,
+    cifar100_archive,
+    cifar100_files,
+    write_archive,
+)
 
 
 def test_pixels_and_fine_labels_are_those_of_the_archive(tmp_path: Path) -> None:
@@ -21,7 +27,9 @@ def test_pixels_and_fine_labels_are_those_of_the_archive(tmp_path: Path) -> None
     assert source.classes == ("apple", "baby", "bear")
     assert [source.classes.index(p.class_name) for p in source.pictures] == train[b"fine_labels"]
     for picture, planes in zip(source.pictures, train[b"data"], strict=True):
-        np.testing.assert_array_equal(np.asarray(picture.load()), planes.reshape(3, 32, 32).transpose(1, 2, 0))
+        np.testing.assert_array_equal(
+            np.asarray(picture.load()), planes.reshape(3, 32, 32).transpose(1, 2, 0)
+        )
 
 
 def test_cifar10_reads_its_five_batches_in_turn(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ class TestBytes:
         orders = []
         for seed in (0, 1):
             build_shards(BuildOptions("folder", size=8, seed=seed), root, tmp_path / str(seed))
-            orders.append([content for name, content in members(tmp_path / str(seed)) if name.endswith(".cls")])
+            orders.append(
+                [content for name, content in members(tmp_path / str(seed)) if name.endswith(".cls")]
+            )
         assert orders[0] != orders[1]
         assert sorted(orders[0]) == sorted(orders[1])
         assert all(order != sorted(order) for order in orders)
@@ -77,7 +79,9 @@ class TestSelection:
         manifest = build_shards(options, str(root), tmp_path / "out")
         assert manifest.classes == ("owl", "dog")
         assert manifest.counts() == {"owl": 1, "dog": 3}
-        labels = {name.split("-")[0]: content for name, content in members(tmp_path / "out") if name.endswith("cls")}
+        labels = {
+            name.split("-")[0]: content for name, content in members(tmp_path / "out") if name.endswith("cls")
+        }
         assert labels == {"owl": b"0", "dog": b"1"}
 
     def test_per_class_takes_the_first_in_the_seeded_order(self, tmp_path: Path) -> None:
@@ -103,7 +107,9 @@ class TestSelection:
     @pytest.mark.parametrize("name", ["cat, tabby", " cat", "#cat", "cat\n"])
     def test_class_name_that_no_list_could_hold_is_refused(self, name: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="Rename it"):
-            build_shards(BuildOptions("folder"), str(folder_input(tmp_path / "in", {name: 1})), tmp_path / "out")
+            build_shards(
+                BuildOptions("folder"), str(folder_input(tmp_path / "in", {name: 1})), tmp_path / "out"
+            )
 
 
 KILLED_BUILD = """
@@ -117,7 +123,8 @@ def progress(done, total):
         import time
         time.sleep(60)
 
-build_shards(BuildOptions("shapes", size=8, per_class=2, shard_mb=0.02), "-", Path(sys.argv[1]), progress=progress)
+options = BuildOptions("shapes", size=8, per_class=2, shard_mb=0.02)
+build_shards(options, "-", Path(sys.argv[1]), progress=progress)
 """
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cgt.data.sources import Picture, Request, Source
 from cgt.errors import UserError
@@ -73,5 +73,7 @@ def _load(file: Path) -> Image.Image:
         with Image.open(file) as image:
             image.load()
             return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{file} can't be read, it is no picture: take it out.") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        raise UserError(f"the picture {file} can't be read ({error}): repair it, or take it out.") from error
+        raise UserError(f"{file} can't be read ({error}): repair it, or take it out.") from error

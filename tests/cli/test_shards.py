@@ -1,0 +1,96 @@
+"""`cgt shards` as a person meets it: exit codes, messages, tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cgt.cli import main
+from tests.data.miniatures import cifar100_archive, folder_input
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = main(["shards", *map(str, words)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_build_inspect_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    code, text, _ = run(
+        capsys, "build", "shapes", "-", out, "--per-class", 2, "--size", 8, "--shard-mb", "0.02"
+    )
+    assert code == 0
+    assert "40 pictures of 20 classes, 8 px" in text
+    code, text, _ = run(capsys, "inspect", out)
+    assert code == 0
+    assert "gold-star" in text
+    assert "000000.tar" in text
+    assert "source shapes" in text
+    code, text, _ = run(capsys, "verify", out)
+    assert (code, "all 40 pictures" in text) == (0, True)
+
+
+def test_build_from_an_archive_with_every_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, out = cifar100_archive(tmp_path), tmp_path / "out"
+    (tmp_path / "names.txt").write_text("bear\napple\n")
+    options = ["--split", "all", "--classes", tmp_path / "names.txt", "--per-class", 2, "--size", 16]
+    code, _, _ = run(capsys, "build", "cifar100", archive, out, *options, "--seed", 3, "--workers", 2)
+    assert code == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["classes"] == ["bear", "apple"]
+    assert manifest["size"] == 16
+    assert sum(shard["samples"] for shard in manifest["shards"]) == 4
+    assert manifest["build"]["seed"] == 3
+
+
+def test_existing_output_needs_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("build", "shapes", "-", tmp_path / "out", "--per-class", 1, "--size", 8)
+    assert run(capsys, *words)[0] == 0
+    code, _, text = run(capsys, *words)
+    assert code == 2
+    assert "--overwrite" in text
+    assert run(capsys, *words, "--overwrite")[0] == 0
+
+
+def test_verify_lists_damage_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    run(capsys, "build", "shapes", "-", out, "--per-class", 1, "--size", 8)
+    (out / "000000.tar").unlink()
+    code, text, errors = run(capsys, "verify", out)
+    assert code == 1
+    assert text == "000000.tar is missing\n"
+    assert "damaged in 1 place" in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("build", "shape", "-", "OUT"), "did you mean 'shapes'"),
+        (("build", "shapes", "IN", "OUT"), "write - in place of"),
+        (("build", "folder", "-", "OUT"), "needs an input"),
+        (("build", "folder", "absent", "OUT"), "there is no absent"),
+        (("build", "folder", "IN", "OUT", "--split", "test"), "no split 'test'"),
+        (("build", "folder", "IN", "OUT", "--classes", "cat,cat"), "'cat' twice"),
+        (("build", "folder", "IN", "OUT", "--classes", "cat,cow"), "no class 'cow'"),
+        (("build", "folder", "IN", "OUT", "--classes", "absent.txt"), "no file absent.txt"),
+        (("build", "folder", "IN", "OUT", "--per-class", "0"), "--per-class"),
+        (("build", "folder", "IN", "OUT", "--size", "big"), "--size"),
+        (("build", "folder", "BROKEN", "OUT"), "cat/broken.png can't be read"),
+        (("inspect", "absent"), "no shard folder absent"),
+        (("inspect", "IN"), "no manifest.json"),
+        (("verify", "IN"), "no manifest.json"),
+    ],
+)
+def test_mistakes_exit_with_2_say_what_is_wrong_and_leave_nothing(
+    words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder_input(tmp_path / "IN")
+    folder_input(tmp_path / "BROKEN")
+    (tmp_path / "BROKEN/cat/broken.png").write_bytes(b"no picture")
+    places = {name: str(tmp_path / name) for name in ("IN", "BROKEN", "OUT")}
+    code, _, text = run(capsys, *(places.get(word, word) for word in words))
+    assert code == 2
+    assert message in text
+    assert "Traceback" not in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["BROKEN", "IN"]
