@@ -23,7 +23,7 @@ def found(shards: Path) -> list[str]:
 
 
 def rewrite(shards: Path, replaced: dict[str, bytes | None]) -> None:
-    """Replace members of the first shard by suffix (None drops them); size and hash in the manifest follow."""
+    """Replace members of the first shard by suffix (None drops them); the manifest follows."""
     path = shards / "000000.tar"
     with tarfile.open(path) as tar:
         members = [(info, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
