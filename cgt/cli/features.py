@@ -41,7 +41,7 @@ def train(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The extractor's folder, for --features.")],
     classes: CLASSES = None,
     per_class: PER_CLASS = None,
-    steps: STEPS = 400,
+    steps: STEPS = 300,
     flip: FLIP = False,
     shift: SHIFT = 0,
     seed: SEED = 0,
