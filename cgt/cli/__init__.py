@@ -8,10 +8,11 @@ Exit codes: 0 done, 2 the user's input, 130 interrupted, 1 everything else.
 
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from cgt import __version__
 from cgt.errors import RunError, UserError
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        _parser(words[:1] if words[:1] and words[0] in VERBS else VERBS)(words, prog_name="cgt")
+        _parser(words[:1] if words and words[0] in VERBS else list(VERBS))(words, prog_name="cgt")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code == INTERRUPTED:
@@ -61,22 +62,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser(verbs: Iterable[str]) -> typer.Typer:
-    parser = typer.Typer(
+def _parser(verbs: Sequence[str]) -> TyperGroup:
+    app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
-        pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
-    parser.callback()(_overview)
+    app.callback()(_overview)
     for verb in verbs:
         target = getattr(importlib.import_module(f"cgt.cli.{verb}"), VERBS[verb])
         if isinstance(target, typer.Typer):
-            parser.add_typer(target, name=verb)
+            app.add_typer(target, name=verb)
         else:
-            parser.command(verb)(target)
+            app.command(verb)(target)
+    parser = typer.main.get_command(app)
+    assert isinstance(parser, TyperGroup)
+    parser.commands = {verb: parser.commands[verb] for verb in verbs}  # typer lists groups last
+    _list_in_full(parser)
     return parser
+
+
+def _list_in_full(group: TyperGroup) -> None:
+    """Have lists of verbs show the whole first paragraph of each one's help; by default it is cut short."""
+    for command in group.commands.values():
+        command.short_help = " ".join((command.help or "").partition("\n\n")[0].split())
+        if isinstance(command, TyperGroup):
+            _list_in_full(command)
 
 
 def _print_version(wanted: bool) -> None:
