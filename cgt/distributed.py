@@ -4,7 +4,7 @@ import contextlib
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from torch import Tensor
 
 from cgt.errors import UserError
@@ -25,7 +25,7 @@ class World:
 
     def __init__(self, precision: Precision = "fp32", *, cpu: bool = False) -> None:
         self.precision = precision
-        self._accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+        self._state = PartialState(cpu=cpu)
         if self.size > 1:
             raise UserError(f"started as one of {self.size} processes, but training runs in one: start the verb without a launcher.")
         if precision == "fp16" and self.device.type == "cpu":
@@ -34,17 +34,17 @@ class World:
     @property
     def rank(self) -> int:
         """This process's number, from 0."""
-        return int(self._accelerator.process_index)
+        return int(self._state.process_index)
 
     @property
     def size(self) -> int:
         """The number of processes."""
-        return int(self._accelerator.num_processes)
+        return int(self._state.num_processes)
 
     @property
     def device(self) -> torch.device:
         """Where this process computes."""
-        device = self._accelerator.device
+        device = self._state.device
         assert isinstance(device, torch.device)
         return device
 

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cgt.data import DataConfig, Pictures, open_pictures
 from cgt.distributed import World
 from cgt.metrics.features.base import load_extractor
 from cgt.metrics.suite import Evaluator, lower_is_better
-from cgt.models.biggan import DiscriminatorConfig, GeneratorConfig
+from cgt.errors import UserError
+from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cgt.progress import stderr_console
 from cgt.runs import RunFolder
 from cgt.training.loop import Evaluation, train
@@ -25,7 +28,17 @@ def task_of(
     discriminator: DiscriminatorConfig,
     source: Source | None = None,
 ) -> Task:
-    """What the method is to learn from `pictures`."""
+    """What the method is to learn from `pictures`.
+
+    Raises:
+        UserError: networks of that shape can't make pictures of that size.
+    """
+    try:
+        with torch.device("meta"):
+            Generator(generator, pictures.resolution, pictures.classes)
+            Discriminator(discriminator, pictures.resolution, pictures.classes)
+    except ValueError as error:
+        raise UserError(f"the networks don't fit the pictures of {settings.data.shards}: {error}.") from error
     return Task(
         classes=pictures.classes,
         resolution=pictures.resolution,
