@@ -71,7 +71,9 @@ def test_two_ranks_score_what_one_process_does(module, ends):
 
     ranks[1].sync(dist_sync_fn=record, distributed_available=lambda: True)
     others = iter(sent)
-    ranks[0].sync(dist_sync_fn=lambda state, group=None: [state, next(others)], distributed_available=lambda: True)
+    ranks[0].sync(
+        dist_sync_fn=lambda state, group=None: [state, next(others)], distributed_available=lambda: True
+    )
     assert type(ranks[0]).compute(ranks[0]) == pytest.approx(whole, rel=1e-9, abs=1e-9)
 
 

@@ -49,4 +49,7 @@ def test_the_inception_score_equals_the_reference(golden):
 def test_every_number_of_the_file_is_looked_at(golden):
     scores = {name for name, value in golden.items() if value.ndim == 0}
     pairs = ("frechet", "kmmd", "kid", "precision", "recall", "density", "coverage")
-    assert scores == {f"{case}_{score}" for case in ("tall", "short") for score in pairs} | {"is_mean", "is_std"}
+    assert scores == {f"{case}_{score}" for case in ("tall", "short") for score in pairs} | {
+        "is_mean",
+        "is_std",
+    }

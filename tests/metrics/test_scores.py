@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from cgt.errors import UserError
 from cgt.metrics.accuracy import accuracy
+from cgt.metrics.features import Features
 from cgt.metrics.fid import FrechetDistance, Gaussian, frechet_distance, frechet_distance_of_gaussians
 from cgt.metrics.inception_score import inception_score
 from cgt.metrics.kid import kernel_inception_distance
@@ -37,9 +38,7 @@ def test_the_frechet_distance_is_that_of_the_matrix_square_root():
 @pytest.mark.parametrize(("n", "m"), [(9, 7), (9, 200), (200, 9), (16, 16)])
 def test_the_frechet_distance_from_few_samples_is_that_from_whole_covariances(n, m):
     real, fake = samples(n, 16, seed=0), samples(m, 16, seed=1, mean=0.5)
-    whole = [
-        Gaussian.of_sums(len(x), x.double().sum(0), x.double().T @ x.double()) for x in (real, fake)
-    ]
+    whole = [Gaussian.of_sums(len(x), x.double().sum(0), x.double().T @ x.double()) for x in (real, fake)]
     assert frechet_distance(real, fake) == pytest.approx(frechet_distance_of_gaussians(*whole), rel=1e-5)
 
 
@@ -50,8 +49,6 @@ def test_the_frechet_distance_of_a_shift_is_its_squared_length():
 
 def test_the_frechet_distance_keeps_no_features_once_there_are_more_than_dimensions():
     metric = FrechetDistance(4)
-    from cgt.metrics.features import Features
-
     for part in samples(50, 4, seed=0).split(3):
         metric.update(Features(part), torch.zeros(len(part)), real=True)
     assert sum(map(len, metric.real_few)) == 0
@@ -65,7 +62,9 @@ def test_kmmd_in_blocks_is_kmmd_over_all_pairs_at_once(pairs_per_block):
     d2 = (x[:, None] - x[None]).square().sum(2)
     k = torch.exp(-d2 / (2 * d2[:33, :33].mean()))
     expected = (k[:33, :33].mean() + k[33:, 33:].mean() - 2 * k[:33, 33:].mean()).sqrt()
-    assert kernel_mmd(real, fake, pairs_per_block=pairs_per_block) == pytest.approx(float(expected), rel=1e-12)
+    assert kernel_mmd(real, fake, pairs_per_block=pairs_per_block) == pytest.approx(
+        float(expected), rel=1e-12
+    )
 
 
 def test_kmmd_of_a_set_with_itself_is_zero():
@@ -87,6 +86,7 @@ def test_kid_is_the_polynomial_mmd_of_torchmetrics(pairs_per_block):
     assert value == pytest.approx(float(poly_mmd(real, fake)), rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # theirs, about memory and a deviation over one split
 def test_the_inception_score_without_splits_is_that_of_torchmetrics():
     from torchmetrics.image.inception import InceptionScore
 

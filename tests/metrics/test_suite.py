@@ -17,7 +17,7 @@ CLASSES = ("ant", "bee", "cat")
 
 
 class Means(FeatureExtractor):
-    """Features that a test can predict: each quadrant's mean colours; the classifier goes by the mean brightness."""
+    """Features that a test can predict: mean colours of the quadrants; the classifier goes by brightness."""
 
     def __init__(self, classes: tuple[str, ...] | None = CLASSES) -> None:
         super().__init__("means", 12, classes=classes, has_logits=True)
@@ -131,7 +131,10 @@ def test_the_shares_of_ranks_make_up_what_one_process_measures(world):
         for rank in range(world):
             pictures = SharedPictures(CLASSES, 12)
             evaluator = Evaluator(pictures, Means(), ["fid"], 20, 0, 16, rank=rank, world=world)
-            real, fake = evaluator._real_features(lambda: None), evaluator._fake_features(Painter(), lambda: None)
+            real, fake = (
+                evaluator._real_features(lambda: None),
+                evaluator._fake_features(Painter(), lambda: None),
+            )
             parts.append((real[0].pooled_ND, fake[0].pooled_ND, fake[1]))
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
@@ -173,7 +176,9 @@ def test_an_extractor_for_another_picture_size_is_refused():
         Evaluator(MemoryPictures(CLASSES), extractor, ["fid"], 8, 0, 4)
 
 
-@pytest.mark.parametrize(("classes", "says"), [(None, "knows none by name"), (("ant", "bee"), "not trained on 'cat'")])
+@pytest.mark.parametrize(
+    ("classes", "says"), [(None, "knows none by name"), (("ant", "bee"), "not trained on 'cat'")]
+)
 def test_accuracy_needs_a_classifier_of_the_measured_classes(classes, says):
     with pytest.raises(UserError, match=says):
         Evaluator(MemoryPictures(CLASSES), Means(classes), ["accuracy"], 8, 0, 4)

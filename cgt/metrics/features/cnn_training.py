@@ -90,7 +90,7 @@ def train(
 
 @contextlib.contextmanager
 def _threads(resolution: int) -> Iterator[None]:
-    """One thread for 32 px, four for 64 px and so on: with more, small pictures take longer and not shorter."""
+    """One thread for 32 px, four for 64 px and so on: on small pictures more threads take longer."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(before, max(1, (resolution // 32) ** 2)))
     try:
