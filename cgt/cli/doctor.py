@@ -73,9 +73,10 @@ def machine() -> dict[str, Any]:
     import torch
 
     from cgt.distributed import backends
+    from cgt.metrics.features.inception_tf import SAME_WEIGHTS, WEIGHTS
 
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    hub = Path(torch.hub.get_dir())
+    hub = Path(torch.hub.get_dir(), "checkpoints")
     return {
         "system": platform.platform(),
         "cpu": {"cores": _cores(), "torch_threads": torch.get_num_threads()},
@@ -86,7 +87,11 @@ def machine() -> dict[str, Any]:
         "mps": torch.backends.mps.is_available(),
         "backends": backends(),
         "disk": {"folder": str(Path.cwd()), "free_gib": _free_gib(Path.cwd())},
-        "torch_hub": {"folder": str(hub), "free_gib": _free_gib(hub)},
+        "torch_hub": {
+            "folder": str(hub),
+            "free_gib": _free_gib(hub),
+            "inception_tf": any((hub / name).is_file() for name in (WEIGHTS, SAME_WEIGHTS)),
+        },
     }
 
 
@@ -170,3 +175,5 @@ def _machine_lines(findings: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "processes talk by", ", ".join(findings["backends"]) or "nothing: one process only"
     yield "disk here", f"{disk['free_gib']} GiB free in {disk['folder']}"
     yield "torch hub's downloads", f"{hub['free_gib']} GiB free in {hub['folder']}"
+    weights = "there" if hub["inception_tf"] else "not there: give their file, or use features of your own"
+    yield "weights of inception-tf", weights

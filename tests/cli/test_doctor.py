@@ -58,6 +58,17 @@ def test_the_machine_is_described() -> None:
     assert machine["disk"]["free_gib"] > 0
 
 
+def test_the_weights_of_the_standard_extractor_are_looked_for_where_torch_keeps_its_downloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert doctor.machine()["torch_hub"]["inception_tf"] is False
+    weights = tmp_path / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert doctor.machine()["torch_hub"]["inception_tf"] is True
+
+
 def test_the_tables_show_missing_packages_as_pip_takes_them(
     requirements: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
