@@ -44,7 +44,8 @@ def truncated_normal(
     """N(0, 1) within [-threshold, threshold], float32: BigGAN's truncation (Brock et al., 2019, Sec. 3.1)."""
     below = 0.5 * math.erfc(threshold / math.sqrt(2))
     uniform = torch.rand(shape, generator=generator(seed, stream, *position), dtype=torch.float64)
-    return torch.special.ndtri(below + uniform * (1 - 2 * below)).to(torch.float32)
+    z: Tensor = torch.special.ndtri(below + uniform * (1 - 2 * below))
+    return z.to(torch.float32)
 
 
 def uniform(shape: tuple[int, ...], seed: int, stream: str, *position: int) -> Tensor:
