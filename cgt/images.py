@@ -52,7 +52,7 @@ def encode_png(x_3HW: Tensor) -> bytes:
 
 
 def grid(x_N3HW: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """uint8 pictures (N, 3, H, W) in rows of `columns`, `gap` pixels apart on white: one picture (3, H', W')."""
+    """uint8 pictures (N, 3, H, W) in rows of `columns`, `gap` pixels apart on white: one (3, H', W')."""
     n, _, height, width = x_N3HW.shape
     rows = -(-n // columns)
     sheet = torch.full(
