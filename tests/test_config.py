@@ -252,9 +252,7 @@ def test_one_mistake_in_a_value_of_several_kinds_is_one_line(minimal: str) -> No
 
 @pytest.mark.parametrize("text", ["steps: 1\nsteps: 2\n", "data:\n  shards: a\n  shards: b\n"])
 def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
-    with pytest.raises(
-        UserError, match=r"is not valid YAML, line [23]: the key '\w+' is given twice"
-    ):
+    with pytest.raises(UserError, match=r"is not valid YAML, line [23]: the key '\w+' is given twice"):
         config.load(Run, write(tmp_path, "c.yaml", text))
 
 
