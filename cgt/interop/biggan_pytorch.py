@@ -27,12 +27,11 @@ from cgt import files
 from cgt.errors import UserError
 from cgt.interop.pickles import read_plain_values, read_tensors
 from cgt.interop.weights import Weights
-from cgt.models.biggan import (
+from cgt.models.biggan import Discriminator, Generator
+from cgt.models.shapes import (
     DISCRIMINATOR_LAYOUTS,
     GENERATOR_LAYOUTS,
-    Discriminator,
     DiscriminatorConfig,
-    Generator,
     GeneratorConfig,
     Init,
 )

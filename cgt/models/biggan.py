@@ -1,17 +1,27 @@
-"""BigGAN's generator and discriminator (Brock et al., "Large Scale GAN Training for High Fidelity Natural Image Synthesis", 2019).
+"""BigGAN's generator and discriminator.
+
+Brock et al., "Large Scale GAN Training for High Fidelity Natural Image Synthesis", 2019.
 
 Shapes: N samples, Z latent size, R resolution, C channels, H rows, W columns.
 """
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgt.models.layers import Conv2d, Embedding, Linear, SelfAttention, SpectralNormalised, initialise
+from cgt.models.layers import (
+    Conv2d,
+    Embedding,
+    Linear,
+    SelfAttention,
+    SpectralNormalised,
+    draw_weight,
+    initialise,
+)
 from cgt.models.norm import (
     Bank,
     ClassBank,
@@ -23,111 +33,9 @@ from cgt.models.norm import (
     evaluation_conditions,
     training_conditions,
 )
+from cgt.models.shapes import DiscriminatorConfig, GeneratorConfig
 
-GENERATOR_LAYOUTS = {
-    32: (4, 4, 4, 4),
-    64: (16, 16, 8, 4, 2),
-    128: (16, 16, 8, 4, 2, 1),
-    256: (16, 16, 8, 8, 4, 2, 1),
-    512: (16, 16, 8, 8, 4, 2, 1, 1),
-}
-"""Widths in units of `ch`, from the first linear layer to the last block; every block doubles the size."""
-
-DISCRIMINATOR_LAYOUTS = {
-    32: ((4, 4, 4, 4), 2),
-    64: ((1, 2, 4, 8, 16), 4),
-    128: ((1, 2, 4, 8, 16, 16), 5),
-    256: ((1, 2, 4, 8, 8, 16, 16), 6),
-    512: ((1, 1, 2, 4, 8, 8, 16, 16), 7),
-}
-"""Widths in units of `ch` after every block, and how many of the blocks (the first ones) halve the size."""
-
-L = TypeVar("L")
-Init = Literal["orthogonal", "normal"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
-    """The shape of a generator; resolution and classes come from the data.
-
-    Raises:
-        ValueError: values that don't fit together.
-    """
-
-    ch: int = 64
-    """Channel multiplier of the published layout for the resolution."""
-    channels: tuple[int, ...] | None = None
-    """In place of the published layout: widths from the first linear layer to the last block; every block doubles the size."""
-    dim_z: int = 128
-    """Latent size. With `hierarchical` it is split evenly over the first layer and the blocks."""
-    shared_dim: int = 0
-    """Width of an embedding shared by all sites (ImageNet: 128); 0 for one class table per site (CIFAR)."""
-    hierarchical: bool = False
-    """Give every block its own chunk of z, beside the shared embedding."""
-    attention: tuple[int, ...] = ()
-    """Resolutions after which self-attention stands."""
-    init: Init = "normal"
-    bn_eps: float = 1e-5
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        _require_at_least(1, ch=self.ch, dim_z=self.dim_z)
-        _require_at_least(0, shared_dim=self.shared_dim)
-        if self.channels is not None:
-            _require_widths(self.channels, at_least=2)
-        if self.bn_eps <= 0:
-            raise ValueError(f"bn_eps is {self.bn_eps}, and must be above 0: leave it out (BigGAN: 1e-5)")
-        if self.hierarchical and not self.shared_dim:
-            raise ValueError("hierarchical z needs a shared embedding: set shared_dim (BigGAN: 128), or hierarchical: false")
-
-    def widths(self, resolution: int) -> tuple[int, ...]:
-        """Channels from the first linear layer to the last block."""
-        if self.channels is not None:
-            return self.channels
-        return tuple(self.ch * width for width in _layout(GENERATOR_LAYOUTS, resolution))
-
-    def chunk(self, resolution: int) -> int:
-        """Size of one chunk of z (all of it where z is not split)."""
-        if not self.hierarchical:
-            return self.dim_z
-        chunks = len(self.widths(resolution))
-        if self.dim_z % chunks:
-            below = self.dim_z // chunks * chunks
-            fitting = f"{below} or {below + chunks}" if below else f"{chunks}"
-            raise ValueError(f"dim_z {self.dim_z} can't be split into {chunks} equal chunks at {resolution} px: use {fitting}")
-        return self.dim_z // chunks
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorConfig:
-    """The shape of a discriminator; resolution and classes come from the data.
-
-    Raises:
-        ValueError: a width below 1.
-    """
-
-    ch: int = 64
-    """Channel multiplier of the published layout for the resolution."""
-    channels: tuple[int, ...] | None = None
-    """In place of the published layout: widths after every block; all blocks but the last halve the size."""
-    attention: tuple[int, ...] = ()
-    """Resolutions after which self-attention stands."""
-    init: Init = "normal"
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        _require_at_least(1, ch=self.ch)
-        if self.channels is not None:
-            _require_widths(self.channels, at_least=1)
-
-    def layout(self, resolution: int) -> tuple[tuple[int, ...], int]:
-        """Channels after every block, and how many of the first blocks halve the size."""
-        if self.channels is not None:
-            return self.channels, len(self.channels) - 1
-        widths, halvings = _layout(DISCRIMINATOR_LAYOUTS, resolution)
-        return tuple(self.ch * width for width in widths), halvings
+__all__ = ["Discriminator", "DiscriminatorConfig", "Generator", "GeneratorConfig"]
 
 
 class GeneratorBlock(nn.Module):
@@ -142,8 +50,8 @@ class GeneratorBlock(nn.Module):
         self.shortcut = Conv2d(inputs, outputs, 1)
 
     def forward(self, x_NCHW: Tensor, first: Condition, second: Condition) -> Tensor:
-        h = F.interpolate(F.relu(self.norm1(x_NCHW, first)), scale_factor=2)
-        h = self.conv1(h)
+        """A map of twice the size, (N, outputs, 2H, 2W), under the conditions of the two norms."""
+        h: Tensor = self.conv1(F.interpolate(F.relu(self.norm1(x_NCHW, first)), scale_factor=2))
         h = self.conv2(F.relu(self.norm2(h, second)))
         # A 1x1 convolution and nearest-neighbour enlargement commute; this order costs a quarter.
         return h + F.interpolate(self.shortcut(x_NCHW), scale_factor=2)
@@ -159,7 +67,9 @@ class OutputAffine(nn.Module):
 
 
 class Generator(nn.Module):
-    """G(z, y): one generator with one or more class banks. A source, a converted and an extended generator are all this class.
+    """G(z, y): one generator with one or more class banks.
+
+    A source, a converted and an extended generator are all this class.
 
     Args:
         config: its shape.
@@ -177,11 +87,14 @@ class Generator(nn.Module):
         widths = config.widths(resolution)
         self.bottom = resolution >> (len(widths) - 1)
         if self.bottom < 1 or self.bottom << (len(widths) - 1) != resolution:
-            raise ValueError(f"{len(widths) - 1} blocks that double the size can't end at {resolution} px: give other channels")
+            raise ValueError(
+                f"{len(widths) - 1} blocks that double the size can't end at {resolution} px: "
+                "give other channels"
+            )
         chunk = config.chunk(resolution)
         self.linear = Linear(chunk, widths[0] * self.bottom**2)
         self.blocks = nn.ModuleList(
-            GeneratorBlock(inputs, outputs, config.bn_eps) for inputs, outputs in zip(widths, widths[1:], strict=False)
+            GeneratorBlock(inputs, outputs, config.bn_eps) for inputs, outputs in itertools.pairwise(widths)
         )
         sizes = [self.bottom << (i + 1) for i in range(len(self.blocks))]
         self.attention = _attention(config.attention, sizes, widths[1:])
@@ -190,8 +103,10 @@ class Generator(nn.Module):
         self.to_rgb = Conv2d(widths[-1], 3, 3)
         self.banks = nn.ModuleList([self._new_bank(classes)])
         initialise(self, config.init)
-        if not config.shared_dim:
-            self._initialise_tables(config.init)
+        bank = self.banks[0]
+        if isinstance(bank, ClassBank):
+            for table in (*bank.scale, *bank.shift):
+                draw_weight(table, config.init)
 
     @property
     def classes(self) -> list[str]:
@@ -207,7 +122,7 @@ class Generator(nn.Module):
     def site_widths(self) -> list[int]:
         """C_l of every conditional site, from the image's far end to the near one."""
         widths = self.config.widths(self.resolution)
-        return [width for inputs, outputs in zip(widths, widths[1:], strict=False) for width in (inputs, outputs)]
+        return [width for inputs, outputs in itertools.pairwise(widths) for width in (inputs, outputs)]
 
     @property
     def latent_width(self) -> int:
@@ -227,12 +142,16 @@ class Generator(nn.Module):
         doubles = sorted(set(self.classes) & set(bank.classes))
         if doubles:
             raise ValueError(
-                f"the generator has classes called {', '.join(map(repr, doubles))} already: give the new ones other names."
+                f"the generator has classes called {', '.join(map(repr, doubles))} already: "
+                "give the new ones other names."
             )
         self.banks.append(bank)
 
     def fold(self) -> None:
-        """Fix the spectral norms and turn every bank into plain tables, in place: less work per forward, the same pictures."""
+        """Fix the spectral norms and turn every bank into plain tables, in place.
+
+        The pictures stay the same, and every forward is less work.
+        """
         training = self.training
         self.eval()
         self.banks = nn.ModuleList(cast(Bank, bank).baked() for bank in self.banks)
@@ -244,8 +163,8 @@ class Generator(nn.Module):
     def forward(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables | None = None) -> Tensor:
         """Pictures (N, 3, R, R) in [-1, 1].
 
-        In eval mode y counts over the classes of all banks, and a batch may mix them. In training mode batch statistics are used, all
-        samples belong to the last bank and y counts over all banks just the same.
+        In eval mode y counts over the classes of all banks, and a batch may mix them. In training mode batch
+        statistics are used, all samples belong to the last bank and y counts over all banks just the same.
 
         Args:
             z_NZ: latents, N(0, 1) in training.
@@ -256,7 +175,10 @@ class Generator(nn.Module):
             ValueError: z is not `dim_z` wide.
         """
         if z_NZ.shape[1] != self.dim_z:
-            raise ValueError(f"z has {z_NZ.shape[1]} numbers a picture, and this generator takes {self.dim_z}: use its dim_z")
+            raise ValueError(
+                f"z has {z_NZ.shape[1]} numbers a picture, and this generator takes {self.dim_z}: "
+                "use its dim_z"
+            )
         chunk = self.config.chunk(self.resolution)
         chunks = z_NZ.split(chunk, dim=1)
         # Both sites of a block see the block's chunk.
@@ -288,10 +210,6 @@ class Generator(nn.Module):
             classes, self.site_widths, output_width, shared=self.config.shared_dim, latent=self.latent_width
         )
 
-    def _initialise_tables(self, init: Init) -> None:
-        for table in (*self.banks[0].scale, *self.banks[0].shift):
-            nn.init.orthogonal_(table) if init == "orthogonal" else nn.init.normal_(table, 0, 0.02)
-
 
 class DiscriminatorBlock(nn.Module):
     """Residual block, pre-activated but for the first, that may halve the size."""
@@ -305,7 +223,8 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = Conv2d(inputs, outputs, 1) if halve or inputs != outputs else None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        h = self.conv1(x_NCHW if self.first else F.relu(x_NCHW))
+        """A map of the same or half the size, (N, outputs, H', W')."""
+        h: Tensor = self.conv1(x_NCHW if self.first else F.relu(x_NCHW))
         h = self.conv2(F.relu(h))
         # Averaging and a 1x1 convolution commute; this order costs a quarter.
         shortcut = x_NCHW
@@ -356,43 +275,29 @@ class Discriminator(nn.Module):
     def forward(self, x_N3RR: Tensor, y_N: Tensor) -> Tensor:
         """Logits (N,) of pictures in [-1, 1] and class ids in [0, classes)."""
         h_NC = self.features(x_N3RR)
-        return self.linear(h_NC).squeeze(1) + (self.embedding(y_N) * h_NC).sum(1)
+        logit_N: Tensor = self.linear(h_NC).squeeze(1) + (self.embedding(y_N) * h_NC).sum(1)
+        return logit_N
 
 
 def _attention(resolutions: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) -> nn.ModuleDict:
     """Attention by index of the block that it follows."""
     unknown = sorted(set(resolutions) - set(sizes))
     if unknown:
-        raise ValueError(f"attention at {unknown} px is not possible: the blocks end at {sorted(set(sizes))} px; name some of these")
+        raise ValueError(
+            f"attention at {unknown} px is not possible: the blocks end at {sorted(set(sizes))} px; "
+            "name some of these"
+        )
     layers = {}
     for resolution in resolutions:
         block = sizes.index(resolution)
         if widths[block] < 8:
             raise ValueError(
-                f"attention at {resolution} px needs at least 8 channels there, not {widths[block]}: widen the block, or leave it out"
+                f"attention at {resolution} px needs at least 8 channels there, not {widths[block]}: "
+                "widen the block, or leave it out"
             )
         if resolution < 2:
-            raise ValueError("attention at 1 px has nothing to attend to, it needs at least 2 px: leave it out")
+            raise ValueError(
+                "attention at 1 px has nothing to attend to, it needs at least 2 px: leave it out"
+            )
         layers[str(block)] = SelfAttention(widths[block])
     return nn.ModuleDict(layers)
-
-
-def _require_at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}, and must be at least {least}: raise it, or leave it out")
-
-
-def _require_widths(channels: Sequence[int], at_least: int) -> None:
-    if len(channels) < at_least or min(channels) < 1:
-        raise ValueError(
-            f"channels are {list(channels)}, and must be at least {at_least} widths of 1 or more: give more, or leave them out"
-        )
-
-
-def _layout(layouts: dict[int, L], resolution: int) -> L:
-    if resolution not in layouts:
-        raise ValueError(
-            f"there is no published BigGAN at {resolution} px (there are {', '.join(map(str, layouts))}): give channels instead of ch"
-        )
-    return layouts[resolution]

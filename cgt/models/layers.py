@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 
 class SpectralNormalised(nn.Module):
-    """Mixed into a layer that has a weight: the weight it uses is weight / sigma, sigma being one power iteration's estimate of the
-    largest singular value of the weight as an (O, I) matrix.
+    """Mixed into a layer that has a weight: the weight it uses is weight / sigma.
 
-    `torch.nn.utils.parametrizations.spectral_norm` can't give what published BigGAN checkpoints rely on: there only the left vector u is
-    kept, sigma is computed anew at every forward, in eval mode too, and the iteration takes the right vector first.
+    sigma is one power iteration's estimate of the largest singular value of the weight as an (O, I) matrix.
+
+    `torch.nn.utils.parametrizations.spectral_norm` can't give what published BigGAN checkpoints rely on:
+    there only the left vector u is kept, sigma is computed anew at every forward, in eval mode too, and the
+    iteration takes the right vector first.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     u: Tensor | None
     eps = 1e-6
 
@@ -48,7 +50,7 @@ class SpectralNormalised(nn.Module):
 
 
 def full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
-    """No autocast on the device of `like`: half precision would round the stored vectors and sigma to 3 digits."""
+    """No autocast on the device of `like`: half precision would round what is kept or shared to 3 digits."""
     if torch.amp.is_autocast_available(like.device.type):
         return torch.autocast(like.device.type, enabled=False)
     return contextlib.nullcontext()
@@ -62,7 +64,8 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         self.add_spectral_norm()
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        return self._conv_forward(x_NCHW, self.normalised_weight(), self.bias)
+        """The convolved map, (N, outputs, H, W)."""
+        return F.conv2d(x_NCHW, self.normalised_weight(), self.bias, padding=self.padding)
 
 
 class Linear(SpectralNormalised, nn.Linear):
@@ -73,6 +76,7 @@ class Linear(SpectralNormalised, nn.Linear):
         self.add_spectral_norm()
 
     def forward(self, x_NI: Tensor) -> Tensor:
+        """The outputs, (N, O)."""
         return F.linear(x_NI, self.normalised_weight(), self.bias)
 
 
@@ -84,11 +88,12 @@ class Embedding(SpectralNormalised, nn.Embedding):
         self.add_spectral_norm()
 
     def forward(self, y_N: Tensor) -> Tensor:
+        """The vectors of the classes, (N, width)."""
         return F.embedding(y_N, self.normalised_weight())
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over the pixels, added to the input with a gain that starts at 0 (SAGAN, as BigGAN uses it)."""
+    """Self-attention over the pixels, added to the input with a gain that starts at 0 (SAGAN)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -99,22 +104,33 @@ class SelfAttention(nn.Module):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
+        """A map of the same shape; keys and values are those of 2 x 2 pixels pooled."""
         _, _, height, width = x_NCHW.shape
         query = self.query(x_NCHW).flatten(2).mT
         key = F.max_pool2d(self.key(x_NCHW), 2).flatten(2).mT
         value = F.max_pool2d(self.value(x_NCHW), 2).flatten(2).mT
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return x_NCHW + self.gain * self.out(attended.mT.unflatten(2, (height, width)))
+        added: Tensor = self.out(attended.mT.unflatten(2, (height, width)))
+        return x_NCHW + self.gain * added
 
 
 def initialise(network: nn.Module, init: str) -> None:
-    """Draw all convolution, linear and embedding weights anew, from torch's global generator; biases stay as torch makes them.
+    """Draw all convolution, linear and embedding weights anew, from torch's global generator.
+
+    Biases stay as torch makes them.
 
     Args:
         network: initialised in place.
         init: "orthogonal" (BigGAN on ImageNet) or "normal" (N(0, 0.02), BigGAN on CIFAR).
     """
-    draw = {"orthogonal": nn.init.orthogonal_, "normal": lambda weight: nn.init.normal_(weight, 0, 0.02)}[init]
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.Embedding)):
-            draw(module.weight)
+            draw_weight(module.weight, init)
+
+
+def draw_weight(weight: Tensor, init: str) -> None:
+    """Draw one weight anew, in place, as `initialise` does."""
+    if init == "orthogonal":
+        nn.init.orthogonal_(weight)
+    else:
+        nn.init.normal_(weight, 0, 0.02)

@@ -4,10 +4,11 @@ At site l a generator computes  gamma_l(y, z) * BN(h) + beta_l(y, z)  with
 
     gamma_l(y, z) = 1 + scale_l[y] + latent_scale_l z_l        beta_l(y, z) = shift_l[y] + latent_shift_l z_l
 
-The tables, the latent projections and the batch-norm statistics of one group of classes are a *class bank*. A pretrained generator has one
-bank; a transfer appends another and touches nothing of the earlier ones.
+The tables, the latent projections and the batch-norm statistics of one group of classes are a *class bank*. A
+pretrained generator has one bank; a transfer appends another and touches nothing of the earlier ones.
 
-Shapes: N samples, C_l channels of site l, n classes of one bank, B banks, K latent chunk, E width of a shared embedding.
+Shapes: N samples, C_l channels of site l, n classes of one bank, B banks, K latent chunk, E width of a shared
+embedding.
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgt.models.layers import Linear
+from cgt.models.layers import Linear, full_precision
 
 
 class ClassTables(NamedTuple):
@@ -59,14 +60,16 @@ def distinct(classes: Sequence[str]) -> tuple[str, ...]:
     """
     doubles = sorted(name for name, count in Counter(classes).items() if count > 1)
     if doubles:
-        raise ValueError(f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one.")
+        raise ValueError(
+            f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one."
+        )
     if not classes:
         raise ValueError("there must be at least one class, and there is none: give its name.")
     return tuple(classes)
 
 
 class Bank(nn.Module):
-    """One group of classes: its names, its tables and its batch-norm statistics (those of the output norm come last).
+    """One group of classes: its names, its tables and its batch-norm statistics, the output norm's last.
 
     Raises:
         ValueError: no class, or a class name given twice.
@@ -77,6 +80,10 @@ class Bank(nn.Module):
         self.classes = distinct(classes)
         self.statistics = nn.ModuleList(SiteStatistics(width) for width in (*widths, output_width))
 
+    def site_statistics(self) -> list[SiteStatistics]:
+        """The statistics of every site, then of the output norm."""
+        return [cast(SiteStatistics, statistics) for statistics in self.statistics]
+
     def tables(self) -> ClassTables:
         """The tables as they are now, with gradient to whatever they are made of."""
         raise NotImplementedError
@@ -86,7 +93,8 @@ class Bank(nn.Module):
         with torch.no_grad():
             tables = self.tables()
             widths = [table.shape[1] for table in tables.scale]
-            bank = ClassBank(self.classes, widths, self.statistics[-1].mean.numel(), latent=_latent(tables))
+            output_width = self.site_statistics()[-1].mean.numel()
+            bank = ClassBank(self.classes, widths, output_width, latent=_latent(tables))
             bank.to(tables.scale[0])
             for own, group in zip(bank.tables(), tables, strict=True):
                 for parameter, value in zip(own, group, strict=True):
@@ -105,7 +113,9 @@ class ClassBank(Bank):
         latent: K, the width of the latent chunk that reaches the sites; 0 for none.
     """
 
-    def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, latent: int = 0) -> None:
+    def __init__(
+        self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, latent: int = 0
+    ) -> None:
         super().__init__(classes, widths, output_width)
         n = len(classes)
         self.scale = nn.ParameterList(torch.zeros(n, width) for width in widths)
@@ -115,30 +125,36 @@ class ClassBank(Bank):
 
     def tables(self) -> ClassTables:
         """The parameters themselves."""
-        return ClassTables(tuple(self.scale), tuple(self.shift), tuple(self.latent_scale), tuple(self.latent_shift))
+        return ClassTables(
+            tuple(self.scale), tuple(self.shift), tuple(self.latent_scale), tuple(self.latent_shift)
+        )
 
 
 class EmbeddedBank(Bank):
-    """A bank whose tables come from one embedding shared by all sites, through spectrally normalised W_l = [class part ; latent part].
+    """A bank whose tables come from one embedding shared by all sites.
 
+    It goes through a spectrally normalised W_l = [class part ; latent part] for each site's scale and shift.
     This is how BigGAN learns its classes on ImageNet (Brock et al., 2019, Sec. 3.1).
     """
 
-    def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, shared: int, latent: int) -> None:
+    def __init__(
+        self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, shared: int, latent: int
+    ) -> None:
         super().__init__(classes, widths, output_width)
         self.embedding = nn.Embedding(len(classes), shared)
         self.scale = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
         self.shift = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
 
     def tables(self) -> ClassTables:
-        """W_l[:, :E] e_y for every class, and W_l[:, E:]."""
+        """W_l[:, :E] e_y for every class, and W_l[:, E:], in float32 whatever autocast says."""
         shared = self.embedding.embedding_dim
         scale = [cast(Linear, layer).normalised_weight() for layer in self.scale]
         shift = [cast(Linear, layer).normalised_weight() for layer in self.shift]
-        tables = ClassTables(
-            tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in scale),
-            tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in shift),
-        )
+        with full_precision(self.embedding.weight):
+            tables = ClassTables(
+                tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in scale),
+                tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in shift),
+            )
         if scale[0].shape[1] == shared:
             return tables
         return tables._replace(
@@ -158,8 +174,9 @@ class Condition(NamedTuple):
 class ConditionalBatchNorm(nn.Module):
     """Batch norm whose scale and shift come from outside, per sample.
 
-    With statistics in the condition (training) it normalises by the batch's own mean and variance and updates the running ones; without
-    (evaluation) the statistics are already folded into scale and shift, and one affine per channel remains.
+    With statistics in the condition (training) it normalises by the batch's own mean and variance and updates
+    the running ones; without (evaluation) the statistics are already folded into scale and shift, and one
+    affine per channel remains.
     """
 
     def __init__(self, eps: float) -> None:
@@ -167,6 +184,7 @@ class ConditionalBatchNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_NCHW: Tensor, condition: Condition) -> Tensor:
+        """The map, normalised and moved, in its own number type."""
         statistics = condition.statistics
         if statistics is not None:
             mean, var, momentum = statistics.mean, statistics.var, statistics.momentum
@@ -177,19 +195,23 @@ class ConditionalBatchNorm(nn.Module):
 
 
 def training_conditions(
-    bank: Bank, tables: ClassTables, output_affine: tuple[Tensor, Tensor], z_LNK: Sequence[Tensor], y_N: Tensor
+    bank: Bank,
+    tables: ClassTables,
+    output_affine: tuple[Tensor, Tensor],
+    z_LNK: Sequence[Tensor],
+    y_N: Tensor,
 ) -> list[Condition]:
-    """One condition per site and one for the output norm, for a batch of classes of one bank (y counts within the bank).
+    """One condition per site and one for the output norm, for a batch of classes of one bank.
 
     Args:
         bank: its statistics are the ones updated.
         tables: of this bank.
         output_affine: gain and bias (C,) of the output norm.
         z_LNK: the latent chunk of every site, or empty.
-        y_N: int64 in [0, n).
+        y_N: int64 in [0, n), counted within the bank.
     """
     conditions = []
-    for site, statistics in enumerate(bank.statistics):
+    for site, statistics in enumerate(bank.site_statistics()):
         if site == len(tables.scale):
             gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
         else:
@@ -210,10 +232,11 @@ def evaluation_conditions(
     y_N: Tensor,
     eps: float,
 ) -> list[Condition]:
-    """`training_conditions` for a batch that may mix banks (y counts over all of them), with each bank's running statistics folded in.
+    """`training_conditions` for a batch that may mix banks, with each bank's running statistics folded in.
 
-    What a sample gets does not depend on the other banks or samples, to the bit: lookups and elementwise arithmetic aside, every bank's
-    latent projection is applied to the whole batch before the samples of the bank are picked.
+    y counts over all banks. What a sample gets does not depend on the other banks or samples, to the bit:
+    lookups and elementwise arithmetic aside, every bank's latent projection is applied to the whole batch
+    before the samples of the bank are picked.
     """
     ends = torch.tensor([len(bank.classes) for bank in banks], device=y_N.device).cumsum(0)
     bank_N = torch.bucketize(y_N.contiguous(), ends, right=True)
@@ -226,7 +249,8 @@ def evaluation_conditions(
         return torch.stack([F.linear(z_NK, projection) for projection in per_bank])[bank_N, sample_N]
 
     conditions = []
-    for site in range(len(banks[0].statistics)):
+    statistics = [bank.site_statistics() for bank in banks]
+    for site in range(len(statistics[0])):
         if site == len(tables[0].scale):
             gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
         else:
@@ -235,8 +259,8 @@ def evaluation_conditions(
             if tables[0].latent_scale:
                 gain = gain + project(z_LNK[site], [table.latent_scale[site] for table in tables])
                 bias = bias + project(z_LNK[site], [table.latent_shift[site] for table in tables])
-        mean_BC = torch.stack([bank.statistics[site].mean for bank in banks])
-        var_BC = torch.stack([bank.statistics[site].var for bank in banks])
+        mean_BC = torch.stack([of_bank[site].mean for of_bank in statistics])
+        var_BC = torch.stack([of_bank[site].var for of_bank in statistics])
         scale = gain * torch.rsqrt(var_BC + eps)[bank_N]
         conditions.append(Condition(scale, bias - mean_BC[bank_N] * scale, None))
     return conditions

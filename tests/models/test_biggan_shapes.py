@@ -7,15 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cgt.models.biggan import (
-    DISCRIMINATOR_LAYOUTS,
-    GENERATOR_LAYOUTS,
-    Discriminator,
-    DiscriminatorConfig,
-    Generator,
-    GeneratorConfig,
-)
+from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cgt.models.layers import SelfAttention
+from cgt.models.shapes import DISCRIMINATOR_LAYOUTS, GENERATOR_LAYOUTS
 
 IMAGENET = {"ch": 96, "attention": (64,)}
 TWO = ["a", "b"]

@@ -153,3 +153,12 @@ def test_tables_of_a_shared_embedding_are_the_normalised_layers_applied() -> Non
         torch.testing.assert_close(tables.scale[1][y] + tables.latent_scale[1] @ z, whole)
         whole = bank.shift[0](torch.cat([bank.embedding.weight[y], z])[None])[0]
         torch.testing.assert_close(tables.shift[0][y] + tables.latent_shift[0] @ z, whole)
+
+
+def test_tables_are_float32_under_autocast() -> None:
+    bank = EmbeddedBank(["a", "b", "c"], WIDTHS, OUTPUT, shared=4, latent=2).eval()
+    plain = bank.tables()
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = bank.tables()
+    for group, other in zip(plain, autocast, strict=True):
+        assert all(torch.equal(table, again) for table, again in zip(group, other, strict=True))

@@ -1,14 +1,16 @@
 """Spectral norm as published BigGAN checkpoints rely on it."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from cgt.models.layers import Conv2d, Embedding, Linear, SpectralNormalised
 
 LAYERS = [lambda: Linear(7, 5), lambda: Conv2d(3, 6, 3), lambda: Embedding(4, 9), lambda: Linear(6, 1)]
-INPUTS = {nn.Linear: (2, 7), nn.Conv2d: (2, 3, 5, 5)}
 
 
 def rule(weight: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,7 +75,20 @@ def test_folding_fixes_the_weight_to_the_bit(layer: SpectralNormalised) -> None:
     assert "u" not in layer.state_dict()
 
 
-def test_half_precision_elsewhere_leaves_vectors_and_sigma_alone(layer: SpectralNormalised) -> None:
-    plain = layer.eval().normalised_weight()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(layer.normalised_weight(), plain)
+class AutocastAtProducts(TorchFunctionMode):
+    """Notes for every matrix-vector product whether autocast is on; on a GPU it would round the product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounded: list[bool] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.mv:
+            self.rounded.append(torch.is_autocast_enabled("cpu"))
+        return function(*args, **(kwargs or {}))
+
+
+def test_autocast_does_not_reach_the_power_iteration(layer: SpectralNormalised) -> None:
+    with torch.autocast("cpu", torch.bfloat16), AutocastAtProducts() as products:
+        layer.normalised_weight()
+    assert products.rounded == [False] * 3

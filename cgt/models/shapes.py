@@ -1,0 +1,142 @@
+"""The shapes that BigGAN comes in: published layouts, and configs of generators and discriminators."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+GENERATOR_LAYOUTS = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+    512: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+"""Widths in units of `ch`, from the first linear layer to the last block; every block doubles the size."""
+
+DISCRIMINATOR_LAYOUTS = {
+    32: ((4, 4, 4, 4), 2),
+    64: ((1, 2, 4, 8, 16), 4),
+    128: ((1, 2, 4, 8, 16, 16), 5),
+    256: ((1, 2, 4, 8, 8, 16, 16), 6),
+    512: ((1, 1, 2, 4, 8, 8, 16, 16), 7),
+}
+"""Widths in units of `ch` after every block, and how many of the blocks (the first ones) halve the size."""
+
+L = TypeVar("L")
+Init = Literal["orthogonal", "normal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """The shape of a generator; resolution and classes come from the data.
+
+    Raises:
+        ValueError: values that don't fit together.
+    """
+
+    ch: int = 64
+    """Channel multiplier of the published layout for the resolution."""
+    channels: tuple[int, ...] | None = None
+    """In place of the published layout: widths from the first linear layer to the last block.
+
+    Every block doubles the size.
+    """
+    dim_z: int = 128
+    """Latent size. With `hierarchical` it is split evenly over the first layer and the blocks."""
+    shared_dim: int = 0
+    """Width of an embedding shared by all sites (ImageNet: 128); 0 for one class table per site (CIFAR)."""
+    hierarchical: bool = False
+    """Give every block its own chunk of z, beside the shared embedding."""
+    attention: tuple[int, ...] = ()
+    """Resolutions after which self-attention stands."""
+    init: Init = "normal"
+    bn_eps: float = 1e-5
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        _require_at_least(1, ch=self.ch, dim_z=self.dim_z)
+        _require_at_least(0, shared_dim=self.shared_dim)
+        if self.channels is not None:
+            _require_widths(self.channels, at_least=2)
+        if self.bn_eps <= 0:
+            raise ValueError(f"bn_eps is {self.bn_eps}, and must be above 0: leave it out (BigGAN: 1e-5)")
+        if self.hierarchical and not self.shared_dim:
+            raise ValueError(
+                "hierarchical z needs a shared embedding: set shared_dim (BigGAN: 128), "
+                "or hierarchical: false"
+            )
+
+    def widths(self, resolution: int) -> tuple[int, ...]:
+        """Channels from the first linear layer to the last block."""
+        if self.channels is not None:
+            return self.channels
+        return tuple(self.ch * width for width in _layout(GENERATOR_LAYOUTS, resolution))
+
+    def chunk(self, resolution: int) -> int:
+        """Size of one chunk of z (all of it where z is not split)."""
+        if not self.hierarchical:
+            return self.dim_z
+        chunks = len(self.widths(resolution))
+        if self.dim_z % chunks:
+            below = self.dim_z // chunks * chunks
+            fitting = f"{below} or {below + chunks}" if below else f"{chunks}"
+            raise ValueError(
+                f"dim_z {self.dim_z} can't be split into {chunks} equal chunks at {resolution} px: "
+                f"use {fitting}"
+            )
+        return self.dim_z // chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """The shape of a discriminator; resolution and classes come from the data.
+
+    Raises:
+        ValueError: a width below 1.
+    """
+
+    ch: int = 64
+    """Channel multiplier of the published layout for the resolution."""
+    channels: tuple[int, ...] | None = None
+    """In place of the published layout: widths after every block; all blocks but the last halve the size."""
+    attention: tuple[int, ...] = ()
+    """Resolutions after which self-attention stands."""
+    init: Init = "normal"
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        _require_at_least(1, ch=self.ch)
+        if self.channels is not None:
+            _require_widths(self.channels, at_least=1)
+
+    def layout(self, resolution: int) -> tuple[tuple[int, ...], int]:
+        """Channels after every block, and how many of the first blocks halve the size."""
+        if self.channels is not None:
+            return self.channels, len(self.channels) - 1
+        widths, halvings = _layout(DISCRIMINATOR_LAYOUTS, resolution)
+        return tuple(self.ch * width for width in widths), halvings
+
+
+def _require_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}, and must be at least {least}: raise it, or leave it out")
+
+
+def _require_widths(channels: Sequence[int], at_least: int) -> None:
+    if len(channels) < at_least or min(channels) < 1:
+        raise ValueError(
+            f"channels are {list(channels)}, and must be at least {at_least} widths of 1 or more: "
+            "give more, or leave them out"
+        )
+
+
+def _layout(layouts: dict[int, L], resolution: int) -> L:
+    if resolution not in layouts:
+        raise ValueError(
+            f"there is no published BigGAN at {resolution} px (there are {', '.join(map(str, layouts))}): "
+            "give channels instead of ch"
+        )
+    return layouts[resolution]
