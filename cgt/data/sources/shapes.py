@@ -48,10 +48,9 @@ def draw(name: str, size: int, seed: int, stream: str, number: int) -> Image.Ima
     """A picture of the class `name` whose place, size, turn and shades come from the last three arguments."""
     style, shape = name.split("-")
     u = rng.uniform((8,), seed, stream, number).tolist()
-    radius = 0.32 + 0.1 * u[0]
-    reach = radius * 1.15  # of the star's tips
-    left, top = (reach + (1 - 2 * reach) * share for share in u[1:3])
-    turn = math.radians(30 * (u[3] - 0.5))
+    radius = 0.36 + 0.04 * u[0]
+    left, top = (0.5 + 0.08 * (share - 0.5) for share in u[1:3])
+    turn = math.radians(12 * (u[3] - 0.5))
     backdrop = np.array([225 + 25 * u[4], 225 + 25 * u[4], 225 + 25 * u[5]]) - 60 * u[6]
 
     pixels = size * OVERSAMPLING
