@@ -59,13 +59,13 @@ def build(extractor: FeatureExtractor, classes: Sequence[str]) -> Accuracy:
     if known is None:
         raise UserError(
             f"accuracy needs a classifier of the classes measured, and the extractor {extractor.name} knows "
-            "none by name: "
-            "train one with `cgt features train SHARDS OUT` and name its folder, or leave accuracy out."
+            "none by name: train one with `cgt features train SHARDS OUT` and name its folder, or leave "
+            "accuracy out."
         )
     missing = [name for name in classes if name not in known]
     if missing:
         raise UserError(
-            f"the classifier of {extractor.name} was not trained on {', '.join(map(repr, missing))}: "
-            "train one on these classes with `cgt features train`, or leave accuracy out."
+            f"the classifier of {extractor.name} was not trained on {', '.join(map(repr, missing))}: train "
+            "one on these classes with `cgt features train`, or leave accuracy out."
         )
     return Accuracy([known.index(name) for name in classes])

@@ -37,8 +37,7 @@ def precision_recall_density_coverage(
     if min(len(real), len(fake)) <= k:
         raise UserError(
             f"precision, recall, density and coverage need more than {k} real and generated pictures, not "
-            f"{len(real)} and {len(fake)}: "
-            "give more pictures, or leave prdc out."
+            f"{len(real)} and {len(fake)}: give more pictures, or leave prdc out."
         )
     real_radii_N = _squared_radii(real, k, pairs_per_block)
     fake_radii_M = _squared_radii(fake, k, pairs_per_block)

@@ -100,8 +100,7 @@ def lower_is_better(score: str, metrics: Sequence[str]) -> bool:
     if score not in known:
         raise UserError(
             f"models can't be ranked by {score!r}{catalog.did_you_mean(score, known)}: the metrics "
-            f"{', '.join(metrics)} "
-            f"give {', '.join(known)}. Name one of these, or measure more."
+            f"{', '.join(metrics)} give {', '.join(known)}. Name one of these, or measure more."
         )
     return known[score] == "lower"
 
@@ -153,9 +152,8 @@ class Evaluator:
         if extractor.resolution not in (None, pictures.resolution):
             raise UserError(
                 f"the extractor {extractor.name} was trained on pictures of {extractor.resolution} px, and "
-                "the data has "
-                f"{pictures.resolution} px: take another extractor, or train one on this data with `cgt "
-                "features train`."
+                f"the data has {pictures.resolution} px: take another extractor, or train one on this data "
+                "with `cgt features train`."
             )
         modules = [catalog.load(PACKAGE, name, kind="metric") for name in metrics]
         self._metrics: list[FeatureMetric] = [
@@ -171,7 +169,7 @@ class Evaluator:
 
     @property
     def batches(self) -> int:
-        """How often the first call of this process on one rank reports a batch."""
+        """Batches of the first measurement in one process; later ones make generated pictures alone."""
         return -(-len(self.pictures) // self.batch_size) + -(-self.images // self.batch_size)
 
     @torch.no_grad()
@@ -194,8 +192,8 @@ class Evaluator:
         if sampler.resolution != self.pictures.resolution:
             raise UserError(
                 f"the generator makes pictures of {sampler.resolution} px, and the data has "
-                f"{self.pictures.resolution} px: "
-                f"build shards of the generator's size with `cgt shards build --size {sampler.resolution}`."
+                f"{self.pictures.resolution} px: build shards of the generator's size with `cgt shards "
+                f"build --size {sampler.resolution}`."
             )
         if self._real is None:
             self._real = self._real_features(on_batch)
@@ -238,8 +236,8 @@ class Evaluator:
             if not torch.isfinite(x_N3RR).all():
                 raise RunError(
                     "the generator makes pictures with values that are not finite (NaN or infinity): its "
-                    "training has diverged. "
-                    "Measure an earlier checkpoint, or train again with a lower learning rate."
+                    "training has diverged. Measure an earlier checkpoint, or train again with a lower "
+                    "learning rate."
                 )
             parts.append((self._features(images.to_uint8(x_N3RR)), label_N[part]))
             on_batch()

@@ -1,6 +1,8 @@
 """The evaluator: which pictures it makes, what it compares them with, and what it refuses."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -213,3 +215,8 @@ def test_every_score_says_which_way_is_better():
 def test_models_are_ranked_only_by_a_score_that_is_measured_and_has_a_better_side(score):
     with pytest.raises(UserError, match=rf"'{score}'.*fid, inception_score\b"):
         lower_is_better(score, ["fid", "inception-score"])
+
+
+def test_reading_configs_does_not_wait_for_torchmetrics():
+    code = "import sys, cgt.metrics.suite as s; s.EvalConfig(); sys.exit('torchmetrics' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

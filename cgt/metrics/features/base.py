@@ -111,6 +111,6 @@ def _name_in(folder: Path) -> str:
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["extractor"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"the folder {folder} holds no feature extractor (no config.json that names one): "
-            "give a folder that `cgt features train` made, or the name of an extractor."
+            f"the folder {folder} holds no feature extractor (no config.json that names one): give a folder "
+            "that `cgt features train` made, or the name of an extractor."
         ) from None

@@ -251,9 +251,8 @@ def load(source: Path | None) -> InceptionTF:
         raise UserError(
             f"there is no Inception weights file {path}: get {WEIGHTS} (96 MB) from "
             "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights and give its path with "
-            "--weights (in a config: eval.weights), "
-            f"or put it into {_hub_cache()}. Features of your own pictures need no download: `cgt features "
-            "train SHARDS OUT`."
+            f"--weights (in a config: eval.weights), or put it into {_hub_cache()}. Features of your own "
+            "pictures need no download: `cgt features train SHARDS OUT`."
         )
     extractor = InceptionTF()
     try:
