@@ -20,14 +20,18 @@ class World:
         cpu: stay on the CPU where there is a GPU.
 
     Raises:
-        UserError: the process was started as one of several (training runs in one process so far), or fp16 is asked for on a CPU.
+        UserError: the process was started as one of several (training runs in one process so far), or fp16 is
+            asked for on a CPU.
     """
 
     def __init__(self, precision: Precision = "fp32", *, cpu: bool = False) -> None:
         self.precision = precision
         self._state = PartialState(cpu=cpu)
         if self.size > 1:
-            raise UserError(f"started as one of {self.size} processes, but training runs in one: start the verb without a launcher.")
+            raise UserError(
+                f"started as one of {self.size} processes, but training runs in one: start the verb "
+                "without a launcher."
+            )
         if precision == "fp16" and self.device.type == "cpu":
             raise UserError("precision: fp16 needs a GPU, and there is none here: use bf16 or fp32.")
 
@@ -50,14 +54,16 @@ class World:
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Mixed precision for a forward pass, as `precision` says."""
-        return torch.autocast(self.device.type, self._half or torch.float32, enabled=self._half is not None)  # type: ignore[return-value]
+        return torch.autocast(self.device.type, self._half or torch.float32, enabled=self._half is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
         """A loss scaler for one network; it does nothing but under fp16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def share(self, global_batch: Tensor) -> Tensor:
-        """This rank's contiguous slice of something drawn for the whole global batch, on this rank's device."""
+        """This rank's contiguous slice of something drawn for the whole global batch, on this rank's
+        device.
+        """
         return global_batch.tensor_split(self.size)[self.rank].to(self.device, non_blocking=True)
 
     @property
@@ -70,5 +76,9 @@ def backends() -> list[str]:
     there = torch.distributed
     if not there.is_available():
         return []
-    built = {"gloo": there.is_gloo_available(), "nccl": there.is_nccl_available(), "mpi": there.is_mpi_available()}
+    built = {
+        "gloo": there.is_gloo_available(),
+        "nccl": there.is_nccl_available(),
+        "mpi": there.is_mpi_available(),
+    }
     return [name for name, is_built in built.items() if is_built]

@@ -1,10 +1,10 @@
 """The run folder: resolved config, provenance, metrics.
 
-    RUN/config.yaml         every option, as `cgt pretrain RUN/config.yaml` reads it again
-    RUN/provenance.json     versions, command, device, and where the source came from
-    RUN/metrics.jsonl       one JSON object a line: losses, learning rates and metrics by step
-    RUN/samples/            grids by step
-    RUN/checkpoints/, RUN/latest, RUN/best     see cgt/training/checkpoint.py
+RUN/config.yaml         every option, as `cgt pretrain RUN/config.yaml` reads it again
+RUN/provenance.json     versions, command, device, and where the source came from
+RUN/metrics.jsonl       one JSON object a line: losses, learning rates and metrics by step
+RUN/samples/            grids by step
+RUN/checkpoints/, RUN/latest, RUN/best     see cgt/training/checkpoint.py
 """
 
 import contextlib
@@ -34,7 +34,9 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: Section, provenance: Mapping[str, Any], *, overwrite: bool) -> "RunFolder":
+    def create(
+        cls, path: Path, config: Section, provenance: Mapping[str, Any], *, overwrite: bool
+    ) -> "RunFolder":
         """Begin a new run.
 
         Raises:
@@ -43,10 +45,13 @@ class RunFolder:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
                 raise UserError(
-                    f"{path} exists already: add --resume to go on with it, --overwrite to begin it again, or name another with --run."
+                    f"{path} exists already: add --resume to go on with it, --overwrite to begin it again, "
+                    "or name another with --run."
                 )
             if path.is_dir() and not (path / "config.yaml").is_file():
-                raise UserError(f"{path} is not a run folder, so --overwrite does not clear it: name another with --run.")
+                raise UserError(
+                    f"{path} is not a run folder, so --overwrite does not clear it: name another with --run."
+                )
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         with explained(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -63,7 +68,9 @@ class RunFolder:
         """
         saved = path / "config.yaml"
         if not saved.is_file():
-            raise UserError(f"there is no run in {path} to resume: start it without --resume, or name the run with --run.")
+            raise UserError(
+                f"there is no run in {path} to resume: start it without --resume, or name the run with --run."
+            )
         before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(dump(config))
         if differing := sorted(_differences(before, now)):
             raise UserError(
@@ -78,7 +85,9 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the records of steps after `step`, which a resumed run makes again; a half-written last line goes too."""
+        """Drop the records of steps after `step`, which a resumed run makes again; a half-written last line
+        goes too.
+        """
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return
@@ -91,12 +100,16 @@ class RunFolder:
 
 
 def versions() -> dict[str, Any]:
-    """What a result depends on beside its config: versions, platform, command and git commit of the working directory's checkout."""
+    """What a result depends on beside its config: versions, platform, command and git commit of the working
+    directory's checkout.
+    """
     packages = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
     return {
         "packages": packages,
         "python": platform.python_version(),

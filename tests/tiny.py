@@ -67,7 +67,9 @@ class MemoryPictures:
 
 
 def source(config: GeneratorConfig) -> Source:
-    """A pretrained-looking pair of the old classes: random weights, and statistics that are not the initial ones."""
+    """A pretrained-looking pair of the old classes: random weights, and statistics that are not the initial
+    ones.
+    """
     with rng.seeded_globally(0, "tiny source"):
         generator = Generator(config, RESOLUTION, OLD)
         discriminator = Discriminator(DISCRIMINATOR, RESOLUTION, OLD)
@@ -101,4 +103,5 @@ def pretrain_config(generator: GeneratorConfig = PER_LAYER, **changes: object) -
 
 def transfer_config(method: MethodConfig, **changes: object) -> TransferConfig[MethodConfig]:
     """A transfer of a few tiny steps."""
-    return TransferConfig[type(method)].model_validate({**RUN, "method": method.model_dump(), **changes})  # type: ignore[misc]
+    values = {**RUN, "method": method.model_dump(), **changes}
+    return TransferConfig[type(method)].model_validate(values)  # type: ignore[misc]

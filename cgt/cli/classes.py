@@ -10,7 +10,8 @@ def chosen_classes(generator: Generator, choice: str | None) -> list[str]:
 
     Args:
         generator: with one or more banks.
-        choice: "all" (or None), "old" for those of all banks but the last, "new" for those of the last, names ("a,b"), or a text file of names.
+        choice: "all" (or None), "old" for those of all banks but the last, "new" for those of the last, names
+            ("a,b"), or a text file of names.
 
     Raises:
         UserError: "old" or "new" of a generator that was never extended, or an unknown name.
@@ -20,7 +21,10 @@ def chosen_classes(generator: Generator, choice: str | None) -> list[str]:
         return names
     if choice in ("old", "new"):
         if len(generator.banks) < 2:
-            raise UserError(f"--classes {choice} needs a model that was extended, and this one has a single bank: leave it out, or give names.")
+            raise UserError(
+                f"--classes {choice} needs a model that was extended, and this one has a single bank: "
+                "leave it out, or give names."
+            )
         first_new = len(names) - len(generator.banks[-1].classes)  # type: ignore[arg-type]
         return names[:first_new] if choice == "old" else names[first_new:]
     return list(choose(names, class_names(choice), "the model"))

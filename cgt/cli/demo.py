@@ -1,4 +1,6 @@
-"""`cgt demo`: the whole path on built-in pictures, by the same verbs and configs that anyone's own pictures take."""
+"""`cgt demo`: the whole path on built-in pictures, by the same verbs and configs that anyone's own pictures
+take.
+"""
 
 import json
 from pathlib import Path
@@ -21,19 +23,21 @@ SHARDS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "digits": {"source": {"split": "train"}, "new": {"split": "train"}, "reference": {"split": "all"}},
 }
-"""The shard folders of each demo and how they are built: the source's classes, the new ones with few pictures, and fresh pictures of
-all classes to measure against."""
+"""The shard folders of each demo and how they are built: the source's classes, the new ones with few
+pictures, and fresh pictures of all classes to measure against."""
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("demo"),
-    data: Annotated[Literal["shapes", "digits"], typer.Option("--data", help="Drawn shapes, or handwritten digits.")] = "shapes",
+    data: Annotated[
+        Literal["shapes", "digits"], typer.Option("--data", help="Drawn shapes, or handwritten digits.")
+    ] = "shapes",
     overwrite: OVERWRITE = False,
 ) -> None:
     """Pretrain on built-in pictures, add classes by two methods, measure and show: some minutes on 2 cores.
 
-    Drawn shapes: 15 classes as the source, then 5 new classes of 25 pictures each, of which every one is the shape of some old class in
-    the style of another. Handwritten digits: 0 to 7, then 8 and 9.
+    Drawn shapes: 15 classes as the source, then 5 new classes of 25 pictures each, of which every one is the
+    shape of some old class in the style of another. Handwritten digits: 0 to 7, then 8 and 9.
     """
     from cgt.cli.eval import evaluate
     from cgt.cli.features import train as train_features
@@ -96,26 +100,46 @@ def report(out: Path, results: Path) -> None:
     from cgt.files import write_json
     from cgt.models.folder import find_model, load_generator
 
-    table = Table("method", "steps", "Frechet distance", "KMMD", "accuracy", title="the new classes, by their best model")
+    table = Table(
+        "method",
+        "steps",
+        "Frechet distance",
+        "KMMD",
+        "accuracy",
+        title="the new classes, by their best model",
+    )
     rows = []
     for method in METHODS:
         result = json.loads((results / f"{method}.json").read_text(encoding="utf-8"))
-        steps = json.loads((find_model(out / method) / "config.json").read_text(encoding="utf-8"))["provenance"]["step"]
+        steps = json.loads((find_model(out / method) / "config.json").read_text(encoding="utf-8"))[
+            "provenance"
+        ]["step"]
         rows.append({"method": method, "steps": steps, **result["metrics"]})
         scores = result["metrics"]
-        table.add_row(method, str(steps), f"{scores['fid']:.2f}", f"{scores['kmmd']:.3f}", f"{scores['accuracy']:.3f}")
+        table.add_row(
+            method, str(steps), f"{scores['fid']:.2f}", f"{scores['kmmd']:.3f}", f"{scores['accuracy']:.3f}"
+        )
     write_json(results / "table.json", rows)
 
-    source, extended = load_generator(find_model(out / "pretrain")), load_generator(find_model(out / METHODS[0]))
+    source, extended = (
+        load_generator(find_model(out / "pretrain")),
+        load_generator(find_model(out / METHODS[0])),
+    )
     old = len(source.classes)
     z_NZ, y_N = torch.randn(4 * old, source.dim_z), torch.arange(4 * old) % old
     if not torch.equal(source(z_NZ, y_N), extended(z_NZ, y_N)):
-        raise RunError("the extended generator makes other pictures of the old classes than its source: this is a defect of cgt.")
+        raise RunError(
+            "the extended generator makes other pictures of the old classes than its source: this is a "
+            "defect of cgt."
+        )
     console = Console()
     console.print(table)
     console.print(f"all {old} old classes: identical to the source's, to the bit")
     console.print(f"grids: {results}/*.png", highlight=False)
-    console.print(f"one generator with all {len(extended.classes)} classes: {find_model(out / METHODS[0])}", highlight=False)
+    console.print(
+        f"one generator with all {len(extended.classes)} classes: {find_model(out / METHODS[0])}",
+        highlight=False,
+    )
 
 
 def clear(out: Path, *, overwrite: bool) -> None:
@@ -134,5 +158,8 @@ def clear(out: Path, *, overwrite: bool) -> None:
         return
     written = {"shards", "features", "pretrain", "results", *METHODS}
     if others := sorted({path.name for path in out.iterdir()} - written):
-        raise UserError(f"{out} holds {', '.join(others)}, which no demo wrote, so --overwrite does not clear it: name another folder with --out.")
+        raise UserError(
+            f"{out} holds {', '.join(others)}, which no demo wrote, so --overwrite does not clear it: name "
+            "another folder with --out."
+        )
     shutil.rmtree(out)

@@ -1,9 +1,6 @@
 """`cgt pretrain`: train a BigGAN from nothing."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from cgt.cli.options import CONFIG, OVERRIDES, OVERWRITE_RUN, RESUME, RUN
 
@@ -31,4 +28,11 @@ def pretrain(
     pictures = open_pictures(settings.data)
     task = task_of(settings, pictures, settings.generator, settings.discriminator)
     method = Method(MethodConfig(name="pretraining"), task)
-    execute(settings, method, pictures, run or Path("runs") / Path(config).stem, resume=resume, overwrite=overwrite)
+    execute(
+        settings,
+        method,
+        pictures,
+        run or Path("runs") / Path(config).stem,
+        resume=resume,
+        overwrite=overwrite,
+    )

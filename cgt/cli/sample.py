@@ -10,11 +10,33 @@ from cgt.cli.options import MODEL, OVERWRITE, SEED
 
 def sample(
     model: MODEL,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.png|DIR", help="A grid, one row a class; or a folder with one PNG a picture.")],
-    classes: Annotated[str | None, typer.Option("--classes", help="old, new, all, names (a,b), or a text file of names. [default: all]", show_default=False)] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="FILE.png|DIR",
+            help="A grid, one row a class; or a folder with one PNG a picture.",
+        ),
+    ],
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            help="old, new, all, names (a,b), or a text file of names. [default: all]",
+            show_default=False,
+        ),
+    ] = None,
     per_class: Annotated[int, typer.Option("--per-class", min=1, help="Pictures of each class.")] = 8,
     seed: SEED = 0,
-    truncation: Annotated[float | None, typer.Option("--truncation", min=0.01, help="Draw latents from N(0, 1) cut off at +-T: less variety, better pictures. [default: none]", show_default=False)] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(
+            "--truncation",
+            min=0.01,
+            help="Draw latents from N(0, 1) cut off at +-T: less variety, better pictures. [default: none]",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: OVERWRITE = False,
 ) -> None:
     """Draw pictures of a model's classes, as a grid or one by one."""
@@ -29,7 +51,9 @@ def sample(
     refuse_existing(out, overwrite=overwrite)
     generator = load_generator(find_model(model))
     names = chosen_classes(generator, classes)
-    pictures = {name: sample_class(generator, name, per_class, seed=seed, truncation=truncation) for name in names}
+    pictures = {
+        name: sample_class(generator, name, per_class, seed=seed, truncation=truncation) for name in names
+    }
     if out.suffix.lower() == ".png":
         zoom = max(1, 64 // generator.resolution)
         save_grid(out, torch.cat(list(pictures.values())), per_class, labels=names, zoom=zoom)

@@ -8,9 +8,9 @@ import torch
 
 from cgt.data import DataConfig, Pictures, open_pictures
 from cgt.distributed import World
+from cgt.errors import UserError
 from cgt.metrics.features.base import load_extractor
 from cgt.metrics.suite import Evaluator, lower_is_better
-from cgt.errors import UserError
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cgt.progress import stderr_console
 from cgt.runs import RunFolder
@@ -69,7 +69,14 @@ def execute(
     else:
         folder = RunFolder.create(run, settings, provenance, overwrite=overwrite)
     checkpoint = train(
-        settings, method, pictures, folder, world=world, evaluation=evaluation, resume=resume, provenance=provenance
+        settings,
+        method,
+        pictures,
+        folder,
+        world=world,
+        evaluation=evaluation,
+        resume=resume,
+        provenance=provenance,
     )
     console = stderr_console()
     best = run / "best"
@@ -80,14 +87,18 @@ def execute(
 
 
 def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evaluation | None:
-    """How the run is measured: the classes it trains, against `eval.data` or the training pictures themselves."""
+    """How the run is measured: the classes it trains, against `eval.data` or the training pictures
+    themselves.
+    """
     config = settings.eval
     if config is None:
         return None
     lower = lower_is_better(config.best, config.metrics)
     extractor = load_extractor(config.features, config.weights, world.device)
     classes = pictures.classes if config.classes is None else config.classes
-    reference = pictures if config.data is None else open_pictures(DataConfig(shards=config.data, classes=classes))
+    reference = (
+        pictures if config.data is None else open_pictures(DataConfig(shards=config.data, classes=classes))
+    )
     measure = Evaluator(
         reference, extractor, config.metrics, config.images, settings.seed, config.batch_size, classes
     )

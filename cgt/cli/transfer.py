@@ -8,7 +8,13 @@ import typer
 from cgt.cli.options import CONFIG, OVERRIDES, OVERWRITE_RUN, RESUME, RUN
 
 SOURCE = Annotated[
-    Path, typer.Option("--source", metavar="MODEL", help="The pretrained model: a model folder, or a run folder.", show_default=False)
+    Path,
+    typer.Option(
+        "--source",
+        metavar="MODEL",
+        help="The pretrained model: a model folder, or a run folder.",
+        show_default=False,
+    ),
 ]
 
 
@@ -42,23 +48,42 @@ def transfer(
     if not isinstance(name, str):
         raise UserError(f"the config {config} names no method: add method=NAME, one of {known}.")
     kind = catalog.load("cgt.transfer", name, kind="method").METHOD
-    settings = draft.check(TransferConfig[kind.Config])
+    settings = draft.check(TransferConfig.of(kind))
     folder = find_model(source)
     generator, discriminator = load_model(folder)
     if discriminator is None:
-        raise UserError(f"{folder} has no discriminator.safetensors, and a transfer trains the source's discriminator: use a source that has one.")
+        raise UserError(
+            f"{folder} has no discriminator.safetensors, and a transfer trains the source's discriminator: "
+            "use a source that has one."
+        )
     pictures = open_pictures(settings.data)
     if pictures.resolution != generator.resolution:
         raise UserError(
-            f"{settings.data.shards} has pictures of {pictures.resolution} px and the source makes {generator.resolution} px: "
+            f"{settings.data.shards} has pictures of {pictures.resolution} px and the source makes "
+            f"{generator.resolution} px: "
             f"build the shards with --size {generator.resolution}."
         )
     doubles = sorted(set(pictures.classes) & set(generator.classes))
     if doubles and kind.keeps_old_classes:
         raise UserError(
-            f"the source has classes called {', '.join(map(repr, doubles))} already: give the new ones other names, or leave them out with data.exclude."
+            f"the source has classes called {', '.join(map(repr, doubles))} already: give the new ones "
+            "other names, or leave them out with data.exclude."
         )
-    task = task_of(settings, pictures, generator.config, discriminator.config, Source(generator, discriminator))
-    provenance = {"method": name, "source": str(folder), "source_sha256": sha256(folder / "generator.safetensors")}
+    task = task_of(
+        settings, pictures, generator.config, discriminator.config, Source(generator, discriminator)
+    )
+    provenance = {
+        "method": name,
+        "source": str(folder),
+        "source_sha256": sha256(folder / "generator.safetensors"),
+    }
     folder_of_run = run or Path("runs") / Path(config).stem
-    execute(settings, kind(settings.method, task), pictures, folder_of_run, resume=resume, overwrite=overwrite, provenance=provenance)
+    execute(
+        settings,
+        kind(settings.method, task),
+        pictures,
+        folder_of_run,
+        resume=resume,
+        overwrite=overwrite,
+        provenance=provenance,
+    )

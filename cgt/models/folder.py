@@ -1,12 +1,13 @@
 """The model folder: what a run leaves and everything else starts from.
 
     config.json                   format version, architecture, classes by bank, provenance
-    generator.safetensors         the generator as it was trained: spectral norm unfolded, banks in their own form
+    generator.safetensors         the generator as it was trained: raw weights, banks in their own form
     discriminator.safetensors     optional
     README.md, samples.png        a card for people
 
-Tensor names are the modules'; a spectrally normalised `x.weight` is stored raw, with its vector `x.u` beside it. A transfer writes every
-tensor of its source again, byte for byte, and adds those of the new bank: that is what keeps the old classes what they were.
+Tensor names are the modules'; a spectrally normalised `x.weight` is stored raw, with its vector `x.u` beside
+it. A transfer writes every tensor of its source again, byte for byte, and adds those of the new bank: that is
+what keeps the old classes what they were.
 """
 
 import dataclasses
@@ -63,7 +64,11 @@ def save_model(
         "resolution": generator.resolution,
         "generator": dataclasses.asdict(generator.config),
         "banks": [
-            {"kind": "embedding" if isinstance(bank, EmbeddedBank) else "tables", "classes": list(bank.classes)} for bank in banks
+            {
+                "kind": "embedding" if isinstance(bank, EmbeddedBank) else "tables",
+                "classes": list(bank.classes),
+            }
+            for bank in banks
         ],
         "discriminator": None
         if discriminator is None
@@ -79,7 +84,9 @@ def save_model(
 
 
 def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
-    """The networks of a model folder as they were trained, in eval mode, on the CPU. Nothing in the files is executed.
+    """The networks of a model folder as they were trained, in eval mode, on the CPU.
+
+    Nothing in the files is executed.
 
     Raises:
         UserError: no model folder, a damaged one, or one of another architecture or a later format.
@@ -88,7 +95,9 @@ def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
     config = _read_config(folder)
     resolution, banks = config["resolution"], config["banks"]
     try:
-        generator = Generator(_dataclass(GeneratorConfig, config["generator"]), resolution, banks[0]["classes"])
+        generator = Generator(
+            _dataclass(GeneratorConfig, config["generator"]), resolution, banks[0]["classes"]
+        )
         if banks[0]["kind"] == "tables" and isinstance(generator.banks[0], EmbeddedBank):
             generator.banks[0] = generator.new_class_bank(banks[0]["classes"])
         for bank in banks[1:]:
@@ -100,7 +109,8 @@ def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
             discriminator = Discriminator(_dataclass(DiscriminatorConfig, values), resolution, classes)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(
-            f"{folder / 'config.json'} does not describe a model ({error}): take an unchanged copy of the folder."
+            f"{folder / 'config.json'} does not describe a model ({error}): take an unchanged copy of the "
+            "folder."
         ) from error
     _load(generator, folder / "generator.safetensors")
     if discriminator is not None:
@@ -109,7 +119,7 @@ def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
 
 
 def load_generator(folder: str | Path) -> Generator:
-    """The generator of a model folder for use: in eval mode, on the CPU, spectral norm folded, banks as plain tables.
+    """The generator of a model folder for use: eval mode, CPU, spectral norm folded, banks as plain tables.
 
     Raises:
         UserError: no model folder, a damaged one, or one of another architecture or a later format.
@@ -134,7 +144,7 @@ def find_model(path: str | Path) -> Path:
     if not path.exists():
         raise UserError(f"there is no model at {path}: the path does not exist.")
     raise UserError(
-        f"{path} is neither a model folder (it has no config.json) nor a run folder with a finished checkpoint: "
+        f"{path} is neither a model folder (with a config.json) nor a run folder with a checkpoint: "
         "name the folder that `cgt pretrain`, `cgt transfer` or `cgt convert` wrote."
     )
 
@@ -150,7 +160,9 @@ def _load(network: nn.Module, path: Path) -> None:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: take a complete copy of the model folder.") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} can't be read ({error}): take an unbroken copy of the model folder.") from error
+        raise UserError(
+            f"{path} can't be read ({error}): take an unbroken copy of the model folder."
+        ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     problems = [f"{name} is missing" for name in shapes if name not in tensors]
     problems += [f"{name} is not of this architecture" for name in tensors if name not in shapes]
@@ -162,7 +174,10 @@ def _load(network: nn.Module, path: Path) -> None:
     problems += [f"{name} is not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise UserError(f"{path} does not hold the model that its config.json describes: {shown}. Use a folder whose files belong together.")
+        raise UserError(
+            f"{path} does not hold the model that its config.json describes: {shown}. Use a folder whose "
+            "files belong together."
+        )
     network.load_state_dict(tensors)
 
 
@@ -173,16 +188,31 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a model folder: it has no config.json.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): take an unbroken copy of the model folder.") from error
-    known = {"format_version", "architecture", "resolution", "generator", "banks", "discriminator", "provenance"}
+        raise UserError(
+            f"{path} is not valid JSON ({error}): take an unbroken copy of the model folder."
+        ) from error
+    known = {
+        "format_version",
+        "architecture",
+        "resolution",
+        "generator",
+        "banks",
+        "discriminator",
+        "provenance",
+    }
     if not isinstance(config, dict) or config.keys() != known:
-        raise UserError(f"{path} is not the config of a cgt model: it must have the keys {', '.join(sorted(known))}.")
+        raise UserError(
+            f"{path} is not the config of a cgt model: it must have the keys {', '.join(sorted(known))}."
+        )
     if config["format_version"] != FORMAT_VERSION:
         raise UserError(
-            f"{folder} has format version {config['format_version']!r}, and this cgt reads version {FORMAT_VERSION}: use the cgt that wrote it."
+            f"{folder} has format version {config['format_version']!r}, and this cgt reads version "
+            f"{FORMAT_VERSION}: use the cgt that wrote it."
         )
     if config["architecture"] != ARCHITECTURE:
-        raise UserError(f"{folder} holds a {config['architecture']!r}, and this cgt knows {ARCHITECTURE!r} only.")
+        raise UserError(
+            f"{folder} holds a {config['architecture']!r}, and this cgt knows {ARCHITECTURE!r} only."
+        )
     return config
 
 
@@ -205,13 +235,18 @@ def _write_card(folder: Path, generator: Generator, provenance: Mapping[str, Any
 
 def _card(generator: Generator, provenance: Mapping[str, Any]) -> str:
     banks: Sequence[Bank] = [cast(Bank, bank) for bank in generator.banks]
-    lines = [f"- bank {i}: {len(bank.classes)} classes: {', '.join(bank.classes)}" for i, bank in enumerate(banks)]
-    origin = [f"- {key}: {value}" for key, value in provenance.items() if isinstance(value, (str, int, float, bool))]
+    lines = [
+        f"- bank {i}: {len(bank.classes)} classes: {', '.join(bank.classes)}" for i, bank in enumerate(banks)
+    ]
+    origin = [
+        f"- {key}: {value}" for key, value in provenance.items() if isinstance(value, (str, int, float, bool))
+    ]
     return "\n".join(
         [
             "# A class-conditional image generator",
             "",
-            f"BigGAN at {generator.resolution} px, {len(generator.classes)} classes, {sum(p.numel() for p in generator.parameters()):,} parameters.",
+            f"BigGAN at {generator.resolution} px, {len(generator.classes)} classes, "
+            f"{sum(p.numel() for p in generator.parameters()):,} parameters.",
             "",
             "![samples, one row a class](samples.png)",
             "",
@@ -219,7 +254,8 @@ def _card(generator: Generator, provenance: Mapping[str, Any]) -> str:
             "import cgt, torch",
             "",
             'generator = cgt.load_generator(".")',
-            f"images = generator(torch.randn(4, {generator.dim_z}), torch.tensor([0, 0, 1, 1]))  # (4, 3, {generator.resolution}, {generator.resolution}) in [-1, 1]",
+            f"images = generator(torch.randn(4, {generator.dim_z}), torch.tensor([0, 0, 1, 1]))  # (4, 3, "
+            f"{generator.resolution}, {generator.resolution}) in [-1, 1]",
             "```",
             "",
             "## Classes",

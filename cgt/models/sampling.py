@@ -14,10 +14,13 @@ PICTURES_AT_ONCE = 64
 
 
 @torch.no_grad()
-def sample_class(generator: Generator, name: str, count: int, *, seed: int, truncation: float | None = None) -> Tensor:
+def sample_class(
+    generator: Generator, name: str, count: int, *, seed: int, truncation: float | None = None
+) -> Tensor:
     """`count` pictures of the class `name`, uint8 (K, 3, R, R), on the CPU.
 
-    All classes are drawn from the same latents, so that the columns of a grid compare. More pictures of one seed begin with the fewer ones.
+    All classes are drawn from the same latents, so that the columns of a grid compare. More pictures of one
+    seed begin with the fewer ones.
 
     Args:
         generator: in eval mode.

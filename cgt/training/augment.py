@@ -1,4 +1,5 @@
-"""DiffAugment: differentiable augmentation of what the discriminator sees, real and generated alike (Zhao et al., 2020).
+"""DiffAugment: differentiable augmentation of what the discriminator sees, real and generated alike (Zhao et
+al., 2020).
 
 Shapes: N pictures, 3 colours, H rows, W columns in [-1, 1]; U uniform draws a picture.
 """

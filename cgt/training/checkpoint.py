@@ -1,8 +1,8 @@
 """Checkpoints: whole or not there at all, with pointers that move last.
 
-    RUN/checkpoints/00000100/state.pt     what a resumed run needs
-    RUN/checkpoints/00000100/model/       the model folder of that step
-    RUN/latest, RUN/best                  links to the newest and the best of them
+RUN/checkpoints/00000100/state.pt     what a resumed run needs
+RUN/checkpoints/00000100/model/       the model folder of that step
+RUN/latest, RUN/best                  links to the newest and the best of them
 """
 
 import pickle
@@ -41,7 +41,9 @@ class Checkpoints:
         """The newest whole checkpoint."""
         return self._target("latest")
 
-    def save(self, step: int, state: dict[str, Any], write_model: Callable[[Path], None], *, best: bool) -> Path:
+    def save(
+        self, step: int, state: dict[str, Any], write_model: Callable[[Path], None], *, best: bool
+    ) -> Path:
         """Write the checkpoint after `step` updates, move the pointers, and drop what retention lets go.
 
         Args:
@@ -64,7 +66,8 @@ class Checkpoints:
         return checkpoint
 
     def load(self) -> dict[str, Any] | None:
-        """The state of the latest checkpoint, on the CPU, or None where there is none yet; what a killed write left behind is cleared.
+        """The state of the latest checkpoint, on the CPU, or None where there is none yet; what a killed
+        write left behind is cleared.
 
         Raises:
             UserError: it is damaged.
@@ -78,7 +81,11 @@ class Checkpoints:
             state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             others = sorted(path.name for path in self.folder.iterdir() if path != checkpoint)
-            instead = f"point {self.run / 'latest'} at another of {', '.join(others)}" if others else "start again with --overwrite"
+            instead = (
+                f"point {self.run / 'latest'} at another of {', '.join(others)}"
+                if others
+                else "start again with --overwrite"
+            )
             raise UserError(f"the checkpoint {checkpoint} can't be read ({error}): {instead}.") from error
         assert isinstance(state, dict)
         return state

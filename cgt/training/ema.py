@@ -17,8 +17,9 @@ class EMAConfig(Section):
     start: int = Field(1000, ge=0)
     """Step until which the average is simply the present weights."""
     standing_batches: int = Field(16, ge=0)
-    """Batches over which the batch-norm statistics of the averaged weights are accumulated before they are evaluated or saved
-    (BigGAN's standing statistics); 0 keeps the running averages of training, which fit averaged weights badly."""
+    """Batches over which the batch-norm statistics of the averaged weights are accumulated before they are
+    evaluated or saved (BigGAN's standing statistics); 0 keeps the running averages of training, which fit
+    averaged weights badly."""
 
 
 class EMA:

@@ -55,9 +55,10 @@ class Best:
 def build_trainer(config: RunConfig, method: Method[Any], world: World) -> Trainer:
     """The networks of `method` on this rank's device, with their optimisers and the average."""
     method.class_lr_scale = config.optim.class_lr_scale
-    generator, discriminator = (
-        network.to(world.device, memory_format=torch.channels_last).train() for network in method.networks()
-    )
+    generator, discriminator = method.networks()
+    for network in (generator, discriminator):
+        network.train().to(world.device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     groups = method.trainable(generator)
     if config.compile:
         generator.compile()
@@ -115,7 +116,9 @@ def train(
             first, best = restore(trainer, state)
         run.forget_after(first)
     share = config.optim.discriminator_steps
-    batches = pictures.batches(config.batch_size, seed=config.seed, first=first * share, rank=world.rank, world=world.size)
+    batches = pictures.batches(
+        config.batch_size, seed=config.seed, first=first * share, rank=world.rank, world=world.size
+    )
     with steps_progress(config.steps, first, pictures_per_step=config.batch_size * share) as progress:
         for step in range(first, config.steps):
             try:
@@ -127,7 +130,14 @@ def train(
             progress.advance(losses)
             last = done == config.steps
             if last or done % config.log_every == 0:
-                run.log({"step": done, "images": done * config.batch_size * share, **losses, **_learning_rates(trainer)})
+                run.log(
+                    {
+                        "step": done,
+                        "images": done * config.batch_size * share,
+                        **losses,
+                        **_learning_rates(trainer),
+                    }
+                )
             evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
             if not (evaluate or save):
                 continue
@@ -151,7 +161,9 @@ def train(
 
 @torch.no_grad()
 def snapshot(trainer: Trainer) -> Generator:
-    """The averaged generator with statistics that fit it, as a plain generator in eval mode; training is not disturbed."""
+    """The averaged generator with statistics that fit it, as a plain generator in eval mode; training is not
+    disturbed.
+    """
     with trainer.ema.applied():
         generator = copy.deepcopy(trainer.generator)
     if batches := trainer.config.ema.standing_batches:
@@ -172,7 +184,9 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> tuple[int, Best]:
 
 
 def write_grid(path: Path, generator: Generator, seed: int) -> None:
-    """A PNG grid of the last bank's classes (the first 20 of them), one row a class, the same latents in every row and at every step."""
+    """A PNG grid of the last bank's classes (the first 20 of them), one row a class, the same latents in
+    every row and at every step.
+    """
     device = next(generator.parameters()).device
     classes = len(cast(Bank, generator.banks[-1]).classes)
     rows = min(classes, GRID_CLASSES)
@@ -180,7 +194,13 @@ def write_grid(path: Path, generator: Generator, seed: int) -> None:
     y_R = torch.arange(rows, device=device) + len(generator.classes) - classes
     with torch.no_grad():
         x = torch.cat([to_uint8(generator(z_KZ, y.expand(GRID_COLUMNS))).cpu() for y in y_R])
-    save_grid(path, x, GRID_COLUMNS, labels=[generator.classes[y] for y in y_R.tolist()], zoom=max(1, 64 // generator.resolution))
+    save_grid(
+        path,
+        x,
+        GRID_COLUMNS,
+        labels=[generator.classes[y] for y in y_R.tolist()],
+        zoom=max(1, 64 // generator.resolution),
+    )
 
 
 def _accumulate_statistics(trainer: Trainer, generator: Generator, batches: int) -> None:

@@ -18,12 +18,13 @@ def hinge_generator(fake_N: Tensor) -> Tensor:
 
 
 def mode_seeking(x_N3RR: Tensor, z_NZ: Tensor) -> Tensor:
-    """1 / (|dx| / |dz| + 0.01) over neighbouring pairs of the batch, which must share their class (Mao et al., 2019).
+    """1 / (|dx| / |dz| + 0.01) over neighbouring pairs of the batch, which must share their class (Mao et
+    al., 2019).
 
     Without it a small generator learns to ignore z. An odd last picture is left out.
     """
     pairs = len(x_N3RR) // 2
     first_x, second_x = x_N3RR[: 2 * pairs].float().unflatten(0, (pairs, 2)).unbind(1)
     first_z, second_z = z_NZ[: 2 * pairs].unflatten(0, (pairs, 2)).unbind(1)
-    ratio = (first_x - second_x).abs().mean((1, 2, 3)) / (first_z - second_z).abs().mean(1)
+    ratio: Tensor = (first_x - second_x).abs().mean((1, 2, 3)) / (first_z - second_z).abs().mean(1)
     return 1 / (ratio.mean() + 0.01)

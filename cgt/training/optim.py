@@ -38,7 +38,10 @@ class ParameterGroup(NamedTuple):
 def adam(groups: Sequence[ParameterGroup], lr: float, config: OptimConfig) -> torch.optim.Adam:
     """Adam over `groups`; each group remembers its undecayed rate as `base_lr`."""
     return torch.optim.Adam(
-        [{"params": list(group.parameters), "lr": lr * group.lr_scale, "base_lr": lr * group.lr_scale} for group in groups],
+        [
+            {"params": list(group.parameters), "lr": lr * group.lr_scale, "base_lr": lr * group.lr_scale}
+            for group in groups
+        ],
         betas=(config.beta1, config.beta2),
         eps=config.eps,
         foreach=True,
@@ -46,7 +49,9 @@ def adam(groups: Sequence[ParameterGroup], lr: float, config: OptimConfig) -> to
 
 
 def set_learning_rates(optimiser: torch.optim.Optimizer, step: int, steps: int, decay_from: float) -> None:
-    """The rates for `step` (from 0) of `steps`: a function of the step alone, so there is no scheduler to resume."""
+    """The rates for `step` (from 0) of `steps`: a function of the step alone, so there is no scheduler to
+    resume.
+    """
     start = decay_from * steps
     factor = 1.0 if step < start else (steps - step) / (steps - start)
     for group in optimiser.param_groups:

@@ -3,7 +3,7 @@
 All lengths are in steps; a step is one generator update.
 """
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,7 @@ from cgt.training.augment import AugmentConfig
 from cgt.training.checkpoint import CheckpointConfig
 from cgt.training.ema import EMAConfig
 from cgt.training.optim import OptimConfig
-from cgt.transfer.base import MethodConfig
+from cgt.transfer.base import Method, MethodConfig
 
 
 class RunConfig(Section):
@@ -48,9 +48,14 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunConfig":
         if self.micro_batch and self.batch_size % self.micro_batch:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}: change one of them")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}: change "
+                "one of them"
+            )
         if self.optim.mode_seeking and (self.micro_batch or self.batch_size) % 2:
-            raise ValueError("optim.mode_seeking compares pairs of pictures: make batch_size (and micro_batch) even")
+            raise ValueError(
+                "optim.mode_seeking compares pairs of pictures: make batch_size (and micro_batch) even"
+            )
         return self
 
 
@@ -68,3 +73,9 @@ class TransferConfig(RunConfig, Generic[M]):
     """A file of `cgt transfer`; the shapes of the networks are the source's."""
 
     method: M
+
+    @staticmethod
+    def of(kind: type[Method[Any]]) -> "type[TransferConfig[Any]]":
+        """The model of files whose `method` section is that of `kind`."""
+        options: Any = kind.Config
+        return TransferConfig[options]

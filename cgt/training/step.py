@@ -1,4 +1,5 @@
-"""One training step: D's updates, then G's. Everything that is drawn is a function of (seed, step, position in the global batch).
+"""One training step: D's updates, then G's. Everything that is drawn is a function of (seed, step, position
+in the global batch).
 
 Shapes: N pictures of a micro-batch on this rank, Z latent size, R resolution.
 """
@@ -77,17 +78,24 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
     return losses
 
 
-def discriminator_step(trainer: Trainer, x_uint8: Tensor, y: Tensor, tables: ClassTables, step: int, update: int) -> Losses:
+def discriminator_step(
+    trainer: Trainer, x_uint8: Tensor, y: Tensor, tables: ClassTables, step: int, update: int
+) -> Losses:
     """One update of D on as many real as generated pictures, which it sees in one forward pass."""
     trainer.discriminator.requires_grad_(True)
-    z, y_fake = _latents(trainer, "discriminator", step, update), _labels(trainer, "discriminator", step, update)
+    z, y_fake = (
+        _latents(trainer, "discriminator", step, update),
+        _labels(trainer, "discriminator", step, update),
+    )
     uniform = _augment_draws(trainer, "discriminator", step, update, pictures=2)
     total = 0.0
     for z_NZ, y_fake_N, x_N, y_N, draws in _micro_batches(trainer, z, y_fake, x_uint8, y, uniform):
         with trainer.world.autocast():
             with torch.no_grad():
                 fake_N3RR = trainer.generator(z_NZ, _within_generator(trainer, y_fake_N), tables)
-            x_N3RR = torch.cat([to_float(x_N), fake_N3RR.float()]).contiguous(memory_format=torch.channels_last)
+            x_N3RR = torch.cat([to_float(x_N), fake_N3RR.float()]).contiguous(
+                memory_format=torch.channels_last
+            )
             x_N3RR = diff_augment(x_N3RR, draws.transpose(0, 1).flatten(0, 1), trainer.config.augment.policy)
             real_N, fake_N = trainer.discriminator(x_N3RR, torch.cat([y_N, y_fake_N])).float().chunk(2)
         loss = trainer.method.discriminator_loss(real_N, fake_N) / trainer.micro_batches
@@ -147,7 +155,9 @@ def _latents(trainer: Trainer, stream: str, *position: int) -> Tensor:
 
 
 def _labels(trainer: Trainer, stream: str, *position: int) -> Tensor:
-    """Uniform class ids within the bank; neighbours share theirs where the mode-seeking term compares them."""
+    """Uniform class ids within the bank; neighbours share theirs where the mode-seeking term compares
+    them.
+    """
     pair = 2 if trainer.config.optim.mode_seeking and stream == "generator" else 1
     n = trainer.config.batch_size // pair
     y = rng.integers(n, len(trainer.bank.classes), trainer.config.seed, f"{stream} labels", *position)

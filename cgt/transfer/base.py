@@ -1,7 +1,7 @@
 """What a method is. The defaults are pretraining: a fresh pair of networks, all of it trained, hinge loss.
 
-A method says which networks there are, what of the generator is trained, and how the trained generator becomes a plain one. The training
-step, the data and the measuring are the same for all.
+A method says which networks there are, what of the generator is trained, and how the trained generator
+becomes a plain one. The training step, the data and the measuring are the same for all.
 """
 
 import copy
@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar, cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cgt import rng
 from cgt.config import Section
@@ -85,10 +84,15 @@ class Method(Generic[C]):
         return self.task.fresh_generator(), self.task.fresh_discriminator()
 
     def trainable(self, generator: Generator) -> list[ParameterGroup]:
-        """The generator parameters that are trained: class parameters in a group of their own, with `class_lr_scale`."""
+        """The generator parameters that are trained: class parameters in a group of their own, with
+        `class_lr_scale`.
+        """
         of_classes = {id(parameter) for parameter in generator.banks.parameters()}
         trunk = [parameter for parameter in generator.parameters() if id(parameter) not in of_classes]
-        return [ParameterGroup(trunk), ParameterGroup(list(generator.banks.parameters()), self.class_lr_scale)]
+        return [
+            ParameterGroup(trunk),
+            ParameterGroup(list(generator.banks.parameters()), self.class_lr_scale),
+        ]
 
     class_lr_scale: float = 1.0
     """Factor on the generator's learning rate for class parameters; set from the run's `optim` section."""
@@ -106,17 +110,23 @@ class Method(Generic[C]):
         return {}
 
     def finished(self, generator: Generator) -> Generator:
-        """A plain generator made of a copy of the trained one, to evaluate and save; `generator` itself may be kept or changed."""
+        """A plain generator made of a copy of the trained one, to evaluate and save; `generator` itself may
+        be kept or changed.
+        """
         return generator
 
 
 class Extension(Method[C]):
-    """A transfer that appends a bank to a frozen generator and fine-tunes the whole discriminator with a new class embedding."""
+    """A transfer that appends a bank to a frozen generator and fine-tunes the whole discriminator with a new
+    class embedding.
+    """
 
     keeps_old_classes = True
 
     def networks(self) -> tuple[Generator, Discriminator]:
-        """The source's generator, folded, with `new_bank` appended; its discriminator, with a new class embedding."""
+        """The source's generator, folded, with `new_bank` appended; its discriminator, with a new class
+        embedding.
+        """
         source = self.task.given_source
         generator = copy.deepcopy(source.generator)
         generator.requires_grad_(False)
@@ -143,7 +153,9 @@ class Extension(Method[C]):
 
 
 def fine_tuned_discriminator(task: Task) -> Discriminator:
-    """The source's discriminator with all its weights but the class embedding, which is fresh for the task's classes."""
+    """The source's discriminator with all its weights but the class embedding, which is fresh for the task's
+    classes.
+    """
     discriminator = task.fresh_discriminator()
     weights = task.given_source.discriminator.state_dict()
     kept = {key: value for key, value in weights.items() if not key.startswith("embedding.")}

@@ -1,6 +1,7 @@
 """Batch statistics adaptation (Noguchi & Harada, 2019), as the paper compares it (Sec. 5.2).
 
-The generator is frozen; every new class has its own free scale and shift at every site, learned with the adversarial loss. No class learns from another.
+The generator is frozen; every new class has its own free scale and shift at every site, learned with the
+adversarial loss. No class learns from another.
 """
 
 from typing import Literal
@@ -17,7 +18,9 @@ class BSAConfig(MethodConfig):
     """Options of BSA."""
 
     start: Literal["mean", "nearest"] = "mean"
-    """Where the tables start: at the mean of all source classes, or at the nearest source class (ours; by D's features)."""
+    """Where the tables start: at the mean of all source classes, or at the nearest source class (ours; by D's
+    features).
+    """
 
 
 class BSA(Extension[BSAConfig]):
@@ -27,7 +30,9 @@ class BSA(Extension[BSAConfig]):
 
     @torch.no_grad()
     def new_bank(self, generator: Generator) -> Bank:
-        """Plain tables at the start that the config names; latent projections begin as the source's and are trained too."""
+        """Plain tables at the start that the config names; latent projections begin as the source's and are
+        trained too.
+        """
         bank = generator.new_class_bank(self.task.classes)
         sources = [source.tables() for source in generator.banks if isinstance(source, ClassBank)]
         nearest_M = nearest_classes(self.task) if self.config.start == "nearest" else None
@@ -36,7 +41,11 @@ class BSA(Extension[BSAConfig]):
             for site, table_MC in enumerate(getattr(tables, kind)):
                 source_NC = torch.cat([getattr(source, kind)[site] for source in sources])
                 table_MC.copy_(source_NC.mean(0) if nearest_M is None else source_NC[nearest_M])
-        for own, source in zip(tables.latent_scale + tables.latent_shift, sources[0].latent_scale + sources[0].latent_shift, strict=True):
+        for own, source in zip(
+            tables.latent_scale + tables.latent_shift,
+            sources[0].latent_scale + sources[0].latent_shift,
+            strict=True,
+        ):
             own.copy_(source)
         return bank
 

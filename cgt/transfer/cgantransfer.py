@@ -1,9 +1,11 @@
-"""cGANTransfer: knowledge propagation across classes (Shahbazi et al., "Efficient Conditional GAN Transfer with Knowledge Propagation
-across Classes", CVPR 2021).
+"""cGANTransfer: knowledge propagation across classes (Shahbazi et al., "Efficient Conditional GAN Transfer
+with Knowledge Propagation across Classes", CVPR 2021).
 
-The generator is frozen. New classes combine trainable copies of the source's class tables by learned similarity scores, separately for scale
-and shift and at every site, and add a residual. Where we depart from the official code: the tables start from the normalised weights, so that
-they are the source's; scores have no shared bias and start near a source class (both can be had back by `start: official`); residuals start at zero.
+The generator is frozen. New classes combine trainable copies of the source's class tables by learned
+similarity scores, separately for scale and shift and at every site, and add a residual. Where we depart from
+the official code: the tables start from the normalised weights, so that they are the source's; scores have no
+shared bias and start near a source class (both can be had back by `start: official`); residuals start at
+zero.
 
 Shapes: N source classes, M new classes.
 """
@@ -39,10 +41,12 @@ class CGANTransferConfig(MethodConfig):
     lambda_s: float = Field(0.01, ge=0)
     """Weight of the scores' L1."""
     reduction: Literal["mean", "sum"] = "mean"
-    """"sum" is eq. 7 as written; "mean" averages within each tensor and sums over tensors, as the official code does."""
+    """Of the penalties: "sum" is eq. 7 as written; "mean" averages within each tensor and sums over tensors,
+    as the official code does."""
     start: Start = "nearest-soft"
-    """Where the scores start. nearest: 1 for the nearest source class by D's features; nearest-soft: half that, half uniform; orthogonal;
-    normal: N(0, 0.02); uniform: 1/N; official: the generator's own initialisation, plus a trained bias shared by all new classes."""
+    """Where the scores start. nearest: 1 for the nearest source class by D's features; nearest-soft: half
+    that, half uniform; orthogonal; normal: N(0, 0.02); uniform: 1/N; official: the generator's own
+    initialisation, plus a trained bias shared by all new classes."""
 
 
 class CGANTransfer(Extension[CGANTransferConfig]):

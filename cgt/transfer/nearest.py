@@ -1,6 +1,7 @@
 """Which source class is nearest to each new class, without any source picture.
 
-The source's own samples stand for its classes, and the source's discriminator gives the features: a warm start that the paper does not have.
+The source's own samples stand for its classes, and the source's discriminator gives the features: a warm
+start that the paper does not have.
 
 Shapes: n pictures, C features, N source classes, M new classes.
 """
@@ -22,7 +23,8 @@ SAMPLES_PER_CLASS = 32
 def nearest_classes(task: Task) -> Tensor:
     """The id of the nearest source class of every new class, int64 (M,).
 
-    The distance is between class means of D's pooled features, each feature scaled to unit variance over the source's samples.
+    The distance is between class means of D's pooled features, each feature scaled to unit variance over the
+    source's samples.
     """
     source = task.given_source
     generator = copy.deepcopy(source.generator).eval()
@@ -44,7 +46,9 @@ def nearest_classes(task: Task) -> Tensor:
     def class_means(batches: Iterator[tuple[Tensor, Tensor]], classes: int) -> tuple[Tensor, Tensor]:
         features, labels = zip(*((discriminator.features(x), y) for x, y in batches), strict=True)
         features_nC, y_n = torch.cat(features).double(), torch.cat(labels)
-        means = torch.zeros(classes, features_nC.shape[1], dtype=torch.float64).index_add_(0, y_n, features_nC)
+        means = torch.zeros(classes, features_nC.shape[1], dtype=torch.float64).index_add_(
+            0, y_n, features_nC
+        )
         return means / y_n.bincount(minlength=classes)[:, None], features_nC.std(0)
 
     source_NC, spread_C = class_means(samples(), n_source)

@@ -3,10 +3,12 @@
     scale'_l = S_scale_l^T  prior_scale_l + R_scale_l          (M x C_l) = (N x M)^T (N x C_l) + (M x C_l)
     shift'_l = S_shift_l^T  prior_shift_l + R_shift_l          (eq. 5-6, and the residuals of Sec. 4.3)
 
-The priors are trainable copies of the source's tables (knowledge sharing, "pseudo-classes"), as offsets from gamma = 1.
+The priors are trainable copies of the source's tables (knowledge sharing, "pseudo-classes"), as offsets from
+gamma = 1.
 
-Shapes: N source classes, M new classes, L sites, C channels of a site, K latent chunk, G tables of one width: sites of equal width are stacked,
-the scales of all of them first, then the shifts, so that one batched product serves each distinct width.
+Shapes: N source classes, M new classes, L sites, C channels of a site, K latent chunk, G tables of one width:
+sites of equal width are stacked, the scales of all of them first, then the shifts, so that one batched
+product serves each distinct width.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,8 @@ class PropagatedBank(Bank):
         prior: tables of the N source classes; copied. Its latent projections are copied too, and trained.
         output_width: channels of the output norm.
         scores_LNM: where the similarity scores start, (2, N, M) for (scale, shift); the same at all sites.
-        bias: give every score a trained bias that all new classes share, starting within +-1/sqrt(M) (the official code).
+        bias: give every score a trained bias that all new classes share, starting within +-1/sqrt(M) (the
+            official code).
         tunable_prior: train the copies of the source's tables.
         residuals: add trained residuals, starting at zero.
         shared_scores: one pair of score matrices for all sites instead of a pair for each.
@@ -50,7 +53,9 @@ class PropagatedBank(Bank):
         self.sites = {width: [site for site, w in enumerate(widths) if w == width] for width in self.widths}
         self.prior = nn.ParameterList(
             nn.Parameter(
-                torch.stack([prior.scale[site] for site in sites] + [prior.shift[site] for site in sites]).detach().clone(),
+                torch.stack([prior.scale[site] for site in sites] + [prior.shift[site] for site in sites])
+                .detach()
+                .clone(),
                 requires_grad=tunable_prior,
             )
             for sites in self.sites.values()
@@ -59,7 +64,9 @@ class PropagatedBank(Bank):
         self.shared_scores = shared_scores
         self.scores = nn.ParameterList(scores_2NM.repeat_interleave(repeat, 0) for repeat in repeats)
         self.score_bias = nn.ParameterList(
-            nn.init.uniform_(torch.empty(2 * repeat, n_source, 1), -(n_new**-0.5), n_new**-0.5) for repeat in repeats if bias
+            nn.init.uniform_(torch.empty(2 * repeat, n_source, 1), -(n_new**-0.5), n_new**-0.5)
+            for repeat in repeats
+            if bias
         )
         self.residuals = nn.ParameterList(
             torch.zeros(2 * len(sites), n_new, width) for width, sites in self.sites.items() if residuals
@@ -68,7 +75,9 @@ class PropagatedBank(Bank):
         self.latent_shift = nn.ParameterList(projection.detach().clone() for projection in prior.latent_shift)
 
     def tables(self) -> ClassTables:
-        """The propagated tables, in float32 whatever autocast says: one batched product per distinct width."""
+        """The propagated tables, in float32 whatever autocast says: one batched product per distinct
+        width.
+        """
         scale: dict[int, Tensor] = {}
         shift: dict[int, Tensor] = {}
         with torch.autocast(self.prior[0].device.type, enabled=False):
@@ -92,7 +101,9 @@ class PropagatedBank(Bank):
         )
 
     def residual_norm(self, reduction: str) -> Tensor:
-        """L2 of the residuals (eq. 7): squares summed over everything, or averaged within each tensor R and then summed over tensors."""
+        """L2 of the residuals (eq. 7): squares summed over everything, or averaged within each tensor R and
+        then summed over tensors.
+        """
         return self._reduce([residual_GMC.square() for residual_GMC in self.residuals], reduction)
 
     def score_norm(self, reduction: str) -> Tensor:

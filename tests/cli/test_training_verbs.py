@@ -36,7 +36,20 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = ["--size", "16", "--per-class", "4"]
     assert main([*build, str(root / "old"), "--classes", "red-disk,gold-plus", *sizes]) == 0
     assert main([*build, str(root / "new"), "--classes", "red-plus,gold-disk,gold-star", *sizes]) == 0
-    assert main(["pretrain", "shapes/pretrain", f"data={root / 'old'}", *TINY, *TINY_NETWORKS, "--run", str(root / "source")]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                "shapes/pretrain",
+                f"data={root / 'old'}",
+                *TINY,
+                *TINY_NETWORKS,
+                "--run",
+                str(root / "source"),
+            ]
+        )
+        == 0
+    )
     return root
 
 
@@ -46,10 +59,17 @@ def transfer(workspace: Path, run: Path, *words: str, config: str = "shapes/cgan
 
 
 @pytest.mark.parametrize("config", ["shapes/cgantransfer", "shapes/bsa", "shapes/scratch"])
-def test_a_transfer_gives_a_model_that_samples_old_and_new(workspace: Path, tmp_path: Path, config: str) -> None:
+def test_a_transfer_gives_a_model_that_samples_old_and_new(
+    workspace: Path, tmp_path: Path, config: str
+) -> None:
     assert transfer(workspace, tmp_path / "run", config=config) == 0
-    source, model = load_generator(workspace / "source" / "latest" / "model"), load_generator(tmp_path / "run" / "latest" / "model")
-    assert main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "grid.png"), "--per-class", "3"]) == 0
+    source, model = (
+        load_generator(workspace / "source" / "latest" / "model"),
+        load_generator(tmp_path / "run" / "latest" / "model"),
+    )
+    assert (
+        main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "grid.png"), "--per-class", "3"]) == 0
+    )
     rows = len(model.classes)
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.height == 2 + rows * (64 + 2)
@@ -61,10 +81,13 @@ def test_a_transfer_gives_a_model_that_samples_old_and_new(workspace: Path, tmp_
     assert torch.equal(source(z_NZ, y_N), model(z_NZ, y_N))
 
 
-def test_every_tensor_of_the_source_is_in_the_extended_file_byte_for_byte(workspace: Path, tmp_path: Path) -> None:
+def test_every_tensor_of_the_source_is_in_the_extended_file_byte_for_byte(
+    workspace: Path, tmp_path: Path
+) -> None:
     assert transfer(workspace, tmp_path / "run") == 0
     source, extended = (
-        load_file(folder / "latest" / "model" / "generator.safetensors") for folder in (workspace / "source", tmp_path / "run")
+        load_file(folder / "latest" / "model" / "generator.safetensors")
+        for folder in (workspace / "source", tmp_path / "run")
     )
     assert all(torch.equal(tensor, extended[name]) for name, tensor in source.items())
     assert {name.split(".")[1] for name in extended.keys() - source.keys()} == {"1"}
@@ -85,8 +108,13 @@ def test_the_run_folder_tells_what_was_done(workspace: Path) -> None:
 
 
 def test_a_finished_run_reads_its_own_config_again(workspace: Path, tmp_path: Path) -> None:
-    assert main(["pretrain", str(workspace / "source" / "config.yaml"), "--run", str(tmp_path / "again")]) == 0
-    first, second = (load_file(run / "latest" / "model" / "generator.safetensors") for run in (workspace / "source", tmp_path / "again"))
+    assert (
+        main(["pretrain", str(workspace / "source" / "config.yaml"), "--run", str(tmp_path / "again")]) == 0
+    )
+    first, second = (
+        load_file(run / "latest" / "model" / "generator.safetensors")
+        for run in (workspace / "source", tmp_path / "again")
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -98,10 +126,14 @@ def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path
     assert (tmp_path / "run" / "latest" / "state.pt").read_bytes() == before
 
 
-def test_truncation_and_seed_change_the_samples_and_a_folder_holds_single_pictures(workspace: Path, tmp_path: Path) -> None:
+def test_truncation_and_seed_change_the_samples_and_a_folder_holds_single_pictures(
+    workspace: Path, tmp_path: Path
+) -> None:
     def pictures(name: str, *words: str) -> dict[str, bytes]:
         folder = tmp_path / name
-        assert main(["sample", str(workspace / "source"), "--out", str(folder), "--per-class", "2", *words]) == 0
+        assert (
+            main(["sample", str(workspace / "source"), "--out", str(folder), "--per-class", "2", *words]) == 0
+        )
         return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
 
     plain = pictures("plain")
@@ -132,14 +164,22 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
         ["2 mistakes", "steps", "'many'", "override steps=many", "batch_size"],
     ),
     "a missing value": (lambda w, t: ["pretrain", "shapes/pretrain"], ["data: must be given"]),
-    "no such config": (lambda w, t: ["pretrain", "shapes/pretrian"], ["shapes/pretrian", "did you mean 'shapes/pretrain'"]),
+    "no such config": (
+        lambda w, t: ["pretrain", "shapes/pretrian"],
+        ["shapes/pretrian", "did you mean 'shapes/pretrain'"],
+    ),
     "no such shards": (lambda w, t: ["pretrain", "shapes/pretrain", f"data={t / 'nowhere'}"], ["nowhere"]),
     "no such class": (
         lambda w, t: ["pretrain", "shapes/pretrain", f"data={w / 'old'}", "data.classes=[red-dsk]"],
         ["red-dsk", "did you mean 'red-disk'"],
     ),
     "sizes that do not fit": (
-        lambda w, t: ["pretrain", "shapes/pretrain", f"data={w / 'old'}", "generator.channels=[8,8,8,8,8,8,8]"],
+        lambda w, t: [
+            "pretrain",
+            "shapes/pretrain",
+            f"data={w / 'old'}",
+            "generator.channels=[8,8,8,8,8,8,8]",
+        ],
         ["16 px", "channels"],
     ),
     "batches that do not divide": (
@@ -151,11 +191,25 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
         ["fp16 needs a GPU"],
     ),
     "a run that is there": (
-        lambda w, t: ["pretrain", "shapes/pretrain", f"data={w / 'old'}", *TINY_NETWORKS, "--run", str(w / "source")],
+        lambda w, t: [
+            "pretrain",
+            "shapes/pretrain",
+            f"data={w / 'old'}",
+            *TINY_NETWORKS,
+            "--run",
+            str(w / "source"),
+        ],
         ["exists already", "--resume", "--overwrite"],
     ),
     "resuming another config": (
-        lambda w, t: ["pretrain", str(w / "source" / "config.yaml"), "steps=9", "--run", str(w / "source"), "--resume"],
+        lambda w, t: [
+            "pretrain",
+            str(w / "source" / "config.yaml"),
+            "steps=9",
+            "--run",
+            str(w / "source"),
+            "--resume",
+        ],
         ["steps was 3, now 9"],
     ),
     "resuming nothing": (
@@ -163,7 +217,14 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
         ["no run in"],
     ),
     "no such method": (
-        lambda w, t: ["transfer", "shapes/transfer", "--source", str(w / "source"), f"data={w / 'new'}", "method=cgantranfer"],
+        lambda w, t: [
+            "transfer",
+            "shapes/transfer",
+            "--source",
+            str(w / "source"),
+            f"data={w / 'new'}",
+            "method=cgantranfer",
+        ],
         ["cgantranfer", "did you mean 'cgantransfer'"],
     ),
     "no method": (
@@ -171,7 +232,14 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
         ["names no method", "bsa"],
     ),
     "an option of another method": (
-        lambda w, t: ["transfer", "shapes/bsa", "--source", str(w / "source"), f"data={w / 'new'}", "method.lambda_r=1"],
+        lambda w, t: [
+            "transfer",
+            "shapes/bsa",
+            "--source",
+            str(w / "source"),
+            f"data={w / 'new'}",
+            "method.lambda_r=1",
+        ],
         ["method.lambda_r", "there are name, start"],
     ),
     "no such source": (
@@ -203,7 +271,11 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_named_with_its_remedy_and_nothing_changes_on_disk(
-    mistake: str, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mistake: str,
+    workspace: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words, expected = MISTAKES[mistake]
     monkeypatch.chdir(tmp_path)
@@ -220,14 +292,20 @@ def broken(workspace: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(workspace / "source" / "latest" / "model", tmp_path / "model"))
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_another_architecture_is_refused(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = broken(workspace, tmp_path)
     tensors = load_file(model / "generator.safetensors")
     tensors["linear.weight"] = torch.zeros(7, 6)
     tensors["stranger"] = tensors.pop("to_rgb.bias")
     save_file(tensors, model / "generator.safetensors")
     message = refusal(capsys, main(["sample", str(model), "--out", str(tmp_path / "x.png")]))
-    for text in ("linear.weight is (7, 6), not (192, 6)", "stranger is not of this architecture", "to_rgb.bias is missing"):
+    for text in (
+        "linear.weight is (7, 6), not (192, 6)",
+        "stranger is not of this architecture",
+        "to_rgb.bias is missing",
+    ):
         assert text in message
 
 
@@ -238,47 +316,112 @@ def test_a_checkpoint_of_another_architecture_is_refused(workspace: Path, tmp_pa
         (lambda model: (model / "generator.safetensors").unlink(), "is missing"),
         (lambda model: (model / "config.json").write_text("{"), "not valid JSON"),
         (lambda model: (model / "config.json").write_text("{}"), "not the config of a cgt model"),
-        (lambda model: (model / "config.json").write_text((model / "config.json").read_text().replace('"format_version": 1', '"format_version": 99')), "format version 99"),
-        (lambda model: (model / "config.json").write_text((model / "config.json").read_text().replace('"dim_z"', '"dim_q"')), "does not describe a model"),
+        (
+            lambda model: (model / "config.json").write_text(
+                (model / "config.json").read_text().replace('"format_version": 1', '"format_version": 99')
+            ),
+            "format version 99",
+        ),
+        (
+            lambda model: (model / "config.json").write_text(
+                (model / "config.json").read_text().replace('"dim_z"', '"dim_q"')
+            ),
+            "does not describe a model",
+        ),
     ],
     ids=["junk", "missing", "no JSON", "other JSON", "future version", "unknown field"],
 )
 def test_a_damaged_model_folder_is_refused(
-    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], expected: str
+    workspace: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    expected: str,
 ) -> None:
     model = broken(workspace, tmp_path)
     damage(model)
     assert expected in refusal(capsys, main(["sample", str(model), "--out", str(tmp_path / "x.png")]))
 
 
-def test_weights_that_are_not_finite_are_refused(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_are_not_finite_are_refused(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = broken(workspace, tmp_path)
     tensors = load_file(model / "generator.safetensors")
     tensors["to_rgb.bias"][0] = float("nan")
     save_file(tensors, model / "generator.safetensors")
-    assert "to_rgb.bias is not finite" in refusal(capsys, main(["sample", str(model), "--out", str(tmp_path / "x.png")]))
+    assert "to_rgb.bias is not finite" in refusal(
+        capsys, main(["sample", str(model), "--out", str(tmp_path / "x.png")])
+    )
 
 
-def test_a_source_without_a_discriminator_is_refused(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_without_a_discriminator_is_refused(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = broken(workspace, tmp_path)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "discriminator": None}))
-    words = ["transfer", "shapes/bsa", "--source", str(model), f"data={workspace / 'new'}", "--run", str(tmp_path / "run")]
+    words = [
+        "transfer",
+        "shapes/bsa",
+        "--source",
+        str(model),
+        f"data={workspace / 'new'}",
+        "--run",
+        str(tmp_path / "run"),
+    ]
     assert "has no discriminator" in refusal(capsys, main(words))
 
 
-def test_pictures_of_another_size_than_the_source_makes_are_refused(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_of_another_size_than_the_source_makes_are_refused(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shards = tmp_path / "large"
-    assert main(["shards", "build", "shapes", "-", str(shards), "--classes", "red-star", "--per-class", "2", "--size", "32"]) == 0
+    assert (
+        main(
+            [
+                "shards",
+                "build",
+                "shapes",
+                "-",
+                str(shards),
+                "--classes",
+                "red-star",
+                "--per-class",
+                "2",
+                "--size",
+                "32",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
-    words = ["transfer", "shapes/bsa", "--source", str(workspace / "source"), f"data={shards}", "--run", str(tmp_path / "run")]
+    words = [
+        "transfer",
+        "shapes/bsa",
+        "--source",
+        str(workspace / "source"),
+        f"data={shards}",
+        "--run",
+        str(tmp_path / "run"),
+    ]
     assert "--size 16" in refusal(capsys, main(words))
 
 
-def test_overwrite_never_clears_a_folder_that_is_no_run(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overwrite_never_clears_a_folder_that_is_no_run(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years of work")
-    words = ["pretrain", "shapes/pretrain", f"data={workspace / 'old'}", *TINY, *TINY_NETWORKS, "--run", str(tmp_path / "precious")]
+    words = [
+        "pretrain",
+        "shapes/pretrain",
+        f"data={workspace / 'old'}",
+        *TINY,
+        *TINY_NETWORKS,
+        "--run",
+        str(tmp_path / "precious"),
+    ]
     assert "not a run folder" in refusal(capsys, main([*words, "--overwrite"]))
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
 
@@ -290,7 +433,15 @@ def test_a_diverged_run_stops_and_names_the_last_good_checkpoint(
 
     losses = iter([0.5] * 2)
     monkeypatch.setattr(step, "mode_seeking", lambda x, z: x.mean() * 0 + next(losses, float("inf")))
-    words = ["pretrain", "shapes/pretrain", f"data={workspace / 'old'}", *TINY, *TINY_NETWORKS, "steps=9", "save_every=1"]
+    words = [
+        "pretrain",
+        "shapes/pretrain",
+        f"data={workspace / 'old'}",
+        *TINY,
+        *TINY_NETWORKS,
+        "steps=9",
+        "save_every=1",
+    ]
     code = main([*words, "--run", str(tmp_path / "run")])
     message = capsys.readouterr().err.replace("\n", " ")
     assert code == 1

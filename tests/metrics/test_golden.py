@@ -13,7 +13,7 @@ from cgt.metrics.kid import kernel_inception_distance
 from cgt.metrics.kmmd import kernel_mmd
 from cgt.metrics.prdc import precision_recall_density_coverage
 
-GOLDEN = Path(__file__).parents[1] / "data_golden" / "metrics.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
 
 
 @pytest.fixture(scope="module")

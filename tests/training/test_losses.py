@@ -7,7 +7,9 @@ from cgt.training.losses import hinge_discriminator, hinge_generator, mode_seeki
 
 def test_hinge_counts_only_logits_on_the_wrong_side_of_the_margin() -> None:
     real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 1.0])
-    torch.testing.assert_close(hinge_discriminator(real, fake), torch.tensor((0 + 0.5 + 2) / 3 + (0 + 1 + 2) / 3))
+    torch.testing.assert_close(
+        hinge_discriminator(real, fake), torch.tensor((0 + 0.5 + 2) / 3 + (0 + 1 + 2) / 3)
+    )
     torch.testing.assert_close(hinge_generator(fake), torch.tensor((3 - 0 - 1) / 3))
 
 
@@ -18,4 +20,6 @@ def test_mode_seeking_is_large_where_pictures_ignore_the_latent() -> None:
     differing = torch.tensor([0.0, 1.0, 0.0, 0.5]).view(4, 1, 1, 1).expand(4, 3, 2, 2)
     # Pairs (0, 1) and (2, 3): |dx| = 1 and 0.5, |dz| = 2 and 1, both ratios 0.5.
     torch.testing.assert_close(mode_seeking(differing, z_NZ), torch.tensor(1 / 0.51))
-    torch.testing.assert_close(mode_seeking(torch.cat([differing, same[:1]]), torch.cat([z_NZ, z_NZ[:1]])), torch.tensor(1 / 0.51))
+    torch.testing.assert_close(
+        mode_seeking(torch.cat([differing, same[:1]]), torch.cat([z_NZ, z_NZ[:1]])), torch.tensor(1 / 0.51)
+    )

@@ -8,7 +8,10 @@ from cgt.training.optim import OptimConfig, ParameterGroup, adam, set_learning_r
 
 
 def rates(step: int, decay_from: float) -> list[float]:
-    groups = [ParameterGroup([nn.Parameter(torch.zeros(1))]), ParameterGroup([nn.Parameter(torch.zeros(1))], 8.0)]
+    groups = [
+        ParameterGroup([nn.Parameter(torch.zeros(1))]),
+        ParameterGroup([nn.Parameter(torch.zeros(1))], 8.0),
+    ]
     optimiser = adam(groups, 0.1, OptimConfig())
     set_learning_rates(optimiser, step, 100, decay_from)
     return [group["lr"] for group in optimiser.param_groups]

@@ -20,7 +20,12 @@ from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
 
 STEPS = 7
-CHANGES: dict[str, Any] = {"steps": STEPS, "eval_every": 2, "save_every": 3, "optim": {"discriminator_steps": 2, "decay_from": 0.5}}
+CHANGES: dict[str, Any] = {
+    "steps": STEPS,
+    "eval_every": 2,
+    "save_every": 3,
+    "optim": {"discriminator_steps": 2, "decay_from": 0.5},
+}
 
 
 def mean_brightness(generator: Generator) -> dict[str, float]:
@@ -33,7 +38,9 @@ def mean_brightness(generator: Generator) -> dict[str, float]:
 def run(path: Path, kind: str, *, resume: bool) -> None:
     if kind == "pretrain":
         config: Any = tiny.pretrain_config(**CHANGES)
-        method: Method[Any] = Method(MethodConfig(name="pretraining"), tiny.task(config.generator, tiny.OLD, transfer=False))
+        method: Method[Any] = Method(
+            MethodConfig(name="pretraining"), tiny.task(config.generator, tiny.OLD, transfer=False)
+        )
     else:
         options = CGANTransferConfig(name="cgantransfer")
         config = tiny.transfer_config(options, **CHANGES)
@@ -59,7 +66,7 @@ def results(path: Path) -> dict[str, Any]:
         str(file.relative_to(path)): file.read_bytes()
         for file in sorted((path / "checkpoints").rglob("*.safetensors"))
     }
-    pointers = {name: os.readlink(path / name) for name in ("latest", "best")}
+    pointers = {name: str((path / name).readlink()) for name in ("latest", "best")}
     grids = {file.name: file.read_bytes() for file in (path / "samples").iterdir()}
     return {"state": state, "records": records, "models": models, "pointers": pointers, "grids": grids}
 
@@ -75,7 +82,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 def die_in_call(owner: Any, name: str, number: int, *, after: bool = False) -> Callable[[], None]:
-    """Replace `owner.name` so that the process kills itself in its call number `number` (from 0), before or after its work."""
+    """Replace `owner.name` so that the process kills itself in its call number `number` (from 0), before or
+    after its work.
+    """
 
     def arm() -> None:
         original = getattr(owner, name)
@@ -122,14 +131,18 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 @pytest.fixture(scope="module", params=["pretrain", "transfer"])
-def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+def uninterrupted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, Any]]:
     path = tmp_path_factory.mktemp("uninterrupted") / "run"
     run(path, request.param, resume=False)
     return request.param, results(path)
 
 
 @pytest.mark.parametrize("kill", KILLS)
-def test_killed_and_resumed_equals_uninterrupted(kill: str, uninterrupted: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted(
+    kill: str, uninterrupted: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
     kind, expected = uninterrupted
     path = tmp_path / "run"
 
@@ -158,7 +171,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
         task = tiny.task(config.generator, tiny.OLD, transfer=False)
         method = Method(MethodConfig(name="pretraining"), task)
         folder = RunFolder.create(tmp_path / name, config, {}, overwrite=False)
-        options: dict[str, Any] = {"world": World(cpu=True), "evaluation": None, "resume": False, "provenance": {}}
+        options: dict[str, Any] = {
+            "world": World(cpu=True),
+            "evaluation": None,
+            "resume": False,
+            "provenance": {},
+        }
         train(config, method, tiny.MemoryPictures(tiny.OLD), folder, **options)
         runs.append(torch.load(tmp_path / name / "latest" / "state.pt", weights_only=True)["generator"])
     assert same(runs[0], runs[1])

@@ -1,6 +1,7 @@
 """The training step."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def test_each_discriminator_step_is_an_update_of_its_own() -> None:
     for update in range(3):
         discriminator_step(t, *next(batches), tables, 0, update)
         seen.append(weights(t.discriminator))
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in itertools.pairwise(seen):
         assert any(not torch.equal(before[key], after[key]) for key in before)
     assert t.discriminator_optimiser.state[t.discriminator.linear.bias]["step"].item() == 3
 
@@ -56,7 +57,9 @@ def test_gradients_through_the_leaf_tables_are_those_of_the_plain_loss(config: A
     plain = copy.deepcopy(t.generator)
     gradients: dict[str, torch.Tensor] = {}
     for key, parameter in t.generator.named_parameters():
-        parameter.register_hook(lambda gradient, key=key: gradients.__setitem__(key, gradients.get(key, 0) + gradient))
+        parameter.register_hook(
+            lambda gradient, key=key: gradients.__setitem__(key, gradients.get(key, 0) + gradient)
+        )
     from cgt import rng
 
     z_NZ = rng.normal((8, t.generator.dim_z), 0, "generator latents", 0)
@@ -69,12 +72,16 @@ def test_gradients_through_the_leaf_tables_are_those_of_the_plain_loss(config: A
 
 
 def test_micro_batches_add_up_to_the_gradient_of_their_mean_loss() -> None:
-    """With batch statistics a half sees another norm than the whole; so the reference is the mean over the halves."""
+    """With batch statistics a half sees another norm than the whole; so the reference is the mean over the
+    halves.
+    """
     t = trainer(micro_batch=4, optim={"discriminator_steps": 1}, augment={})
     halves, discriminator = copy.deepcopy(t.generator), copy.deepcopy(t.discriminator)
     gradients: dict[str, torch.Tensor] = {}
     for key, parameter in t.generator.named_parameters():
-        parameter.register_hook(lambda gradient, key=key: gradients.__setitem__(key, gradients.get(key, 0) + gradient))
+        parameter.register_hook(
+            lambda gradient, key=key: gradients.__setitem__(key, gradients.get(key, 0) + gradient)
+        )
     from cgt import rng
 
     z_NZ = rng.normal((8, t.generator.dim_z), 0, "generator latents", 0)
@@ -100,7 +107,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(network: str) -> None
         else:
             train_step(t, batches, 1)
     for own, kept in zip((t.generator, t.discriminator), before, strict=True):
-        assert all(torch.equal(value.nan_to_num(), kept[key].nan_to_num()) for key, value in own.named_parameters())
+        assert all(
+            torch.equal(value.nan_to_num(), kept[key].nan_to_num()) for key, value in own.named_parameters()
+        )
 
 
 def test_bf16_trains_and_keeps_float32_weights() -> None:
@@ -123,7 +132,9 @@ def test_a_snapshot_does_not_disturb_training() -> None:
     assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
 
 
-def test_standing_statistics_are_the_plain_mean_over_the_batches_and_training_keeps_its_running_ones() -> None:
+def test_standing_statistics_are_the_plain_mean_over_the_batches_and_training_keeps_its_running_ones() -> (
+    None
+):
     t = trainer(ema={"decay": 0.5, "start": 0, "standing_batches": 3})
     train_step(t, tiny.MemoryPictures(tiny.OLD).batches(8, seed=0), 0)
     running = t.bank.statistics[-1].mean.clone()
@@ -132,7 +143,9 @@ def test_standing_statistics_are_the_plain_mean_over_the_batches_and_training_ke
     with t.ema.applied():
         averaged = copy.deepcopy(t.generator)
     means = []
-    hook = averaged.blocks[0].norm1.register_forward_pre_hook(lambda _, args: means.append(args[0].mean((0, 2, 3))))
+    hook = averaged.blocks[0].norm1.register_forward_pre_hook(
+        lambda _, args: means.append(args[0].mean((0, 2, 3)))
+    )
     with torch.no_grad():
         for i in range(3):
             z_NZ = rng.normal((8, 6), 0, "standing latents", i)

@@ -19,16 +19,22 @@ from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
 
 METHODS = catalog.names("cgt.transfer")
-BOTH = pytest.mark.parametrize("config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"])
+BOTH = pytest.mark.parametrize(
+    "config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"]
+)
 
 
-def make(name: str, config: GeneratorConfig, classes: tuple[str, ...] = tiny.NEW, **options: Any) -> Method[Any]:
+def make(
+    name: str, config: GeneratorConfig, classes: tuple[str, ...] = tiny.NEW, **options: Any
+) -> Method[Any]:
     kind = catalog.load("cgt.transfer", name, kind="method").METHOD
     return kind(kind.Config(name=name, **options), tiny.task(config, classes))
 
 
 def trained(method: Method[Any], steps: int = 2, **changes: Any) -> tuple[Trainer, list[dict[str, float]]]:
-    trainer = build_trainer(tiny.transfer_config(method.config, steps=steps, **changes), method, World(cpu=True))
+    trainer = build_trainer(
+        tiny.transfer_config(method.config, steps=steps, **changes), method, World(cpu=True)
+    )
     pictures = tiny.MemoryPictures(method.task.classes)
     batches = pictures.batches(8, seed=0)
     return trainer, [train_step(trainer, batches, step) for step in range(steps)]
@@ -79,7 +85,9 @@ def test_its_saved_model_makes_the_new_classes_and_old_ones_to_the_bit_where_pro
 
 
 @BOTH
-def test_a_batch_that_mixes_old_and_new_classes_gives_each_picture_what_it_gets_alone(config: GeneratorConfig) -> None:
+def test_a_batch_that_mixes_old_and_new_classes_gives_each_picture_what_it_gets_alone(
+    config: GeneratorConfig,
+) -> None:
     extended = snapshot(trained(make("cgantransfer", config))[0])
     z_NZ, y_N = torch.randn(14, config.dim_z), torch.arange(14) % 7
     mixed = extended(z_NZ, y_N)
@@ -91,7 +99,9 @@ def test_a_batch_that_mixes_old_and_new_classes_gives_each_picture_what_it_gets_
 
 
 @BOTH
-def test_an_extended_model_can_be_extended_again_and_every_earlier_class_stays(config: GeneratorConfig) -> None:
+def test_an_extended_model_can_be_extended_again_and_every_earlier_class_stays(
+    config: GeneratorConfig,
+) -> None:
     first = snapshot(trained(make("cgantransfer", config))[0])
     task = tiny.task(config, ("hen", "ibis"))
     source = type(task.given_source)(first, task.given_source.discriminator)
@@ -106,8 +116,12 @@ def test_an_extended_model_can_be_extended_again_and_every_earlier_class_stays(c
 @pytest.mark.parametrize("prior", ["tunable", "frozen"])
 @pytest.mark.parametrize("residuals", [True, False])
 @pytest.mark.parametrize("scores", ["per-site", "shared"])
-def test_every_combination_of_cgantransfer_options_trains(start: str, prior: str, residuals: bool, scores: str) -> None:
-    method = make("cgantransfer", tiny.PER_LAYER, start=start, prior=prior, residuals=residuals, scores=scores)
+def test_every_combination_of_cgantransfer_options_trains(
+    start: str, prior: str, residuals: bool, scores: str
+) -> None:
+    method = make(
+        "cgantransfer", tiny.PER_LAYER, start=start, prior=prior, residuals=residuals, scores=scores
+    )
     _, losses = trained(method)
     assert ("residual_l2" in losses[0]) == residuals
     assert losses[0]["score_l1"] > 0

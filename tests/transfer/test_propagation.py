@@ -23,7 +23,9 @@ def prior(latent: int = 0) -> ClassTables:
 
 
 def bank(*, perturbed: bool = True, latent: int = 0, **options: bool) -> PropagatedBank:
-    """A block in float64 whose parameters are all away from their start, so that no term of the equations vanishes."""
+    """A block in float64 whose parameters are all away from their start, so that no term of the equations
+    vanishes.
+    """
     torch.manual_seed(2)
     block = PropagatedBank(["x", "y", "z"], prior(latent), 3, torch.randn(2, N, M), **options).double()
     if perturbed:
@@ -61,18 +63,26 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_tables_and_gradients_equal_a_literal_transcription_of_the_equations(options: dict[str, bool]) -> None:
+def test_tables_and_gradients_equal_a_literal_transcription_of_the_equations(
+    options: dict[str, bool],
+) -> None:
     block = bank(**options)
     weights = [torch.randn(M, width, dtype=torch.float64) for width in WIDTHS]
     trained = [p for p in block.parameters() if p.requires_grad]
 
     def loss_of_block() -> Tensor:
         tables = block.tables()
-        return sum((w * (scale + 2 * shift).sin()).sum() for w, scale, shift in zip(weights, tables.scale, tables.shift, strict=True))
+        return sum(
+            (w * (scale + 2 * shift).sin()).sum()
+            for w, scale, shift in zip(weights, tables.scale, tables.shift, strict=True)
+        )
 
     def loss_of_literal() -> Tensor:
         return sum(
-            (weights[site][new] * (literal(block, "scale", site, new) + 2 * literal(block, "shift", site, new)).sin()).sum()
+            (
+                weights[site][new]
+                * (literal(block, "scale", site, new) + 2 * literal(block, "shift", site, new)).sin()
+            ).sum()
             for site in range(len(WIDTHS))
             for new in range(M)
         )
@@ -85,7 +95,9 @@ def test_tables_and_gradients_equal_a_literal_transcription_of_the_equations(opt
 
 def test_a_frozen_prior_asks_for_no_gradient_and_everything_else_does() -> None:
     block = bank(tunable_prior=False)
-    frozen = {name.split(".")[0] for name, parameter in block.named_parameters() if not parameter.requires_grad}
+    frozen = {
+        name.split(".")[0] for name, parameter in block.named_parameters() if not parameter.requires_grad
+    }
     assert frozen == {"prior"}
 
 
