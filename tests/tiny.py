@@ -105,3 +105,20 @@ def transfer_config(method: MethodConfig, **changes: object) -> TransferConfig[M
     """A transfer of a few tiny steps."""
     values = {**RUN, "method": method.model_dump(), **changes}
     return TransferConfig[type(method)].model_validate(values)  # type: ignore[misc]
+
+
+SHORT_RUN = [
+    "steps=3",
+    "batch_size=8",
+    "log_every=1",
+    "eval_every=2",
+    "save_every=2",
+    "ema.standing_batches=2",
+]
+"""Overrides that make a shipped config a run of moments."""
+SMALL_NETWORKS = [
+    "generator.channels=[12,8,8]",
+    "generator.dim_z=6",
+    "discriminator.channels=[8,12]",
+]
+"""Overrides for networks of 16 px."""
