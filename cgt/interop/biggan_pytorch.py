@@ -28,7 +28,7 @@ from cgt.errors import UserError
 from cgt.interop.pickles import read_plain_values, read_tensors
 from cgt.interop.weights import Weights
 from cgt.models.biggan import Discriminator, Generator
-from cgt.models.shapes import (
+from cgt.models.layouts import (
     DISCRIMINATOR_LAYOUTS,
     GENERATOR_LAYOUTS,
     DiscriminatorConfig,

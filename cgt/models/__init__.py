@@ -1,1 +1,1 @@
-"""Generators and discriminators; needs torch alone."""
+"""Generators and discriminators, which need torch alone; `folder` keeps them on disk, `sampling` draws."""

@@ -22,6 +22,7 @@ from cgt.models.layers import (
     draw_weight,
     initialise,
 )
+from cgt.models.layouts import DiscriminatorConfig, GeneratorConfig
 from cgt.models.norm import (
     Bank,
     ClassBank,
@@ -33,7 +34,6 @@ from cgt.models.norm import (
     evaluation_conditions,
     training_conditions,
 )
-from cgt.models.shapes import DiscriminatorConfig, GeneratorConfig
 
 __all__ = ["Discriminator", "DiscriminatorConfig", "Generator", "GeneratorConfig"]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cgt.models.layers import SelfAttention
-from cgt.models.shapes import DISCRIMINATOR_LAYOUTS, GENERATOR_LAYOUTS
+from cgt.models.layouts import DISCRIMINATOR_LAYOUTS, GENERATOR_LAYOUTS
 
 IMAGENET = {"ch": 96, "attention": (64,)}
 TWO = ["a", "b"]
