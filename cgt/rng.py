@@ -60,7 +60,13 @@ def integers(n: int, bound: int, seed: int, stream: str, *position: int) -> Tens
 
 @contextlib.contextmanager
 def seeded_globally(seed: int, stream: str) -> Iterator[None]:
-    """Torch's global generator seeded for a block (weight initialisation uses it), and put back after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, stream))
+    """Torch's global CPU generator seeded for a block (weight initialisation uses it), and put back after.
+
+    Those of other devices are left alone.
+    """
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(key(seed, stream))
+    try:
         yield
+    finally:
+        torch.default_generator.set_state(state)

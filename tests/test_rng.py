@@ -62,3 +62,13 @@ def test_a_block_seeded_globally_repeats_and_leaves_the_generator_as_it_was() ->
     torch.randn(1)
     with rng.seeded_globally(0, "weights"):
         assert torch.equal(torch.randn(3), first)
+
+
+def test_a_block_seeded_globally_leaves_the_generators_of_other_devices_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reseeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
+    with rng.seeded_globally(0, "weights"):
+        pass
+    assert not reseeded
