@@ -258,22 +258,6 @@ class Evaluator:
         return Features(pooled_ND, torch.cat(logits) if logits else None), y_N
 
 
-def evaluate(
-    sampler: Sampler,
-    pictures: "Pictures",
-    extractor: FeatureExtractor,
-    *,
-    metrics: Sequence[str],
-    images: int,
-    seed: int,
-    batch_size: int,
-    classes: Sequence[str] | None = None,
-) -> dict[str, float]:
-    """One measurement of an `Evaluator`, with the counts "real_pictures" and "generated_pictures"."""
-    evaluator = Evaluator(pictures, extractor, metrics, images, seed, batch_size, classes)
-    return {**evaluator(sampler), "real_pictures": evaluator.real_images, "generated_pictures": images}
-
-
 def _require(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in known]
     if missing:

@@ -34,10 +34,6 @@ class ClassTables(NamedTuple):
     latent_shift: tuple[Tensor, ...] = ()
     """(C_l, K); empty likewise."""
 
-    def detached(self) -> "ClassTables":
-        """The same values without gradient."""
-        return ClassTables(*(tuple(table.detach() for table in group) for group in self))
-
 
 class SiteStatistics(nn.Module):
     """Running mean and variance of one site, (C,)."""

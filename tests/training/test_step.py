@@ -30,7 +30,8 @@ def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_each_discriminator_step_is_an_update_of_its_own() -> None:
     t = trainer()
     batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
-    tables = t.bank.tables().detached()
+    with torch.no_grad():
+        tables = t.bank.tables()
     seen = [weights(t.discriminator)]
     for update in range(3):
         discriminator_step(t, *next(batches), tables, 0, update)
@@ -44,7 +45,9 @@ def test_a_step_of_one_network_leaves_the_other_as_it_is() -> None:
     t = trainer()
     batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
     generator, discriminator = weights(t.generator), weights(t.discriminator)
-    discriminator_step(t, *next(batches), t.bank.tables().detached(), 0, 0)
+    with torch.no_grad():
+        tables = t.bank.tables()
+    discriminator_step(t, *next(batches), tables, 0, 0)
     assert all(torch.equal(generator[key], value) for key, value in t.generator.named_parameters())
     discriminator = weights(t.discriminator)
     generator_step(t, 0)

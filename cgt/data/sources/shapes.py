@@ -102,9 +102,7 @@ OUTLINES = {
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "triangle": _around(1.1, corners=3),
     "star": _around(1.15, 0.48, corners=10),
-    "plus": [
-        (x * c - y * s, x * s + y * c) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)) for x, y in _CORNER
-    ],
+    "plus": [(x * c - y * s, x * s + y * c) for c, s in QUARTER_TURNS for x, y in _CORNER],
 }
 """Corners (right, down) in units of the radius."""
 
