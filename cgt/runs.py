@@ -8,13 +8,15 @@ RUN/checkpoints/, RUN/latest, RUN/best     see cgt/training/checkpoint.py
 """
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,55 +29,111 @@ from cgt.files import explained, write_json, write_text
 PACKAGES = ("cgt", "torch", "accelerate", "webdataset", "torchmetrics", "numpy", "Pillow")
 
 
+LOCK = ".lock"
+ENTRIES = {
+    "config.yaml",
+    "provenance.json",
+    "metrics.jsonl",
+    "samples",
+    "checkpoints",
+    "latest",
+    "best",
+    LOCK,
+}
+
+
 class RunFolder:
-    """One run on disk. Made by `create` or `reopen`."""
+    """One run on disk, held by this process alone. Made by `create` or `reopen`.
+
+    Raises:
+        UserError: another process trains in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = (path / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process trains in {path} now: wait for it, or name another run with --run."
+            ) from None
 
-    @classmethod
-    def create(
-        cls, path: Path, config: Section, provenance: Mapping[str, Any], *, overwrite: bool
-    ) -> "RunFolder":
-        """Begin a new run.
+    @staticmethod
+    def check_place(path: Path, *, resume: bool, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+        """Refuse a place where a run can't begin (or go on), before any work is done. Nothing is changed.
+
+        Args:
+            path: the run folder.
+            resume: a run shall be there.
+            overwrite: a run may be there, and nothing else.
+            inputs: files and folders that the run reads, which it must not clear.
 
         Raises:
-            UserError: a run is there already and `overwrite` is false.
+            UserError: naming what is in the way.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
+        if resume:
+            if not (path / "config.yaml").is_file():
                 raise UserError(
-                    f"{path} exists already: add --resume to go on with it, --overwrite to begin it again, "
-                    "or name another with --run."
+                    f"there is no run in {path} to resume: start it without --resume, "
+                    "or name the run with --run."
                 )
-            if path.is_dir() and not (path / "config.yaml").is_file():
-                raise UserError(
-                    f"{path} is not a run folder, so --overwrite does not clear it: name another with --run."
-                )
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with explained(path):
-            path.mkdir(parents=True, exist_ok=True)
-        write_text(path / "config.yaml", dump(config))
-        write_json(path / "provenance.json", {**versions(), **provenance})
-        return cls(path)
+            return
+        if path.is_file():
+            raise UserError(f"{path} is a file, and a run needs a folder: name another with --run.")
+        if not path.is_dir() or not any(path.iterdir()):
+            return
+        if not overwrite:
+            raise UserError(
+                f"{path} exists already: add --resume to go on with it, --overwrite to begin it again, "
+                "or name another with --run."
+            )
+        within = [other for other in (Path.cwd(), *inputs) if other.resolve().is_relative_to(path.resolve())]
+        if within:
+            raise UserError(
+                f"{path} holds {within[0]}, which --overwrite would clear away: name another with --run."
+            )
+        names = {entry.name for entry in path.iterdir()}
+        strangers = sorted(name for name in names - ENTRIES if not name.startswith("."))
+        if strangers or not {"config.yaml", "provenance.json"} <= names:
+            holds = f"holds {', '.join(strangers[:3])}" if strangers else "is not a run folder"
+            raise UserError(f"{path} {holds}, so --overwrite does not clear it: name another with --run.")
 
     @classmethod
-    def reopen(cls, path: Path, config: Section) -> "RunFolder":
+    def create(cls, path: Path, config: Section, provenance: Mapping[str, Any]) -> "RunFolder":
+        """Begin a run where `check_place` found room; an earlier run there goes once this one is begun."""
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            if path.exists():
+                path.replace(retired / "run")
+            path.mkdir()
+        run = cls(path)
+        write_text(path / "config.yaml", dump(config))
+        write_json(path / "provenance.json", {**versions(), **provenance})
+        shutil.rmtree(retired)
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path, config: Section, provenance: Mapping[str, Any]) -> "RunFolder":
         """Go on with a run.
 
         Raises:
-            UserError: there is no run, or it was started with another config.
+            UserError: the run was started with another config, other pictures or another source.
         """
-        saved = path / "config.yaml"
-        if not saved.is_file():
-            raise UserError(
-                f"there is no run in {path} to resume: start it without --resume, or name the run with --run."
-            )
-        before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(dump(config))
-        if differing := sorted(_differences(before, now)):
+        saved, before = path / "config.yaml", _saved(path)
+        differing = sorted(_differences(before["config"], yaml.safe_load(dump(config))))
+        if differing:
             raise UserError(
                 f"{path} was started with another config; these keys differ: {'; '.join(differing)}. "
                 f"Resume it with its own ({saved}), or start another run with --run."
+            )
+        digests = {key: value for key, value in provenance.items() if key.endswith("sha256")}
+        changed = [key for key, value in digests.items() if before["provenance"].get(key) != value]
+        if changed:
+            raise UserError(
+                f"{path} was started with other inputs: {', '.join(changed)} is not what provenance.json "
+                "says. Resume it with the source and the shards it was started with, or start another run."
             )
         return cls(path)
 
@@ -100,23 +158,46 @@ class RunFolder:
 
 
 def versions() -> dict[str, Any]:
-    """What a result depends on beside its config: versions, platform, command and git commit of the working
-    directory's checkout.
-    """
+    """What a result depends on beside its config: versions, platform, command and commit."""
     packages = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
         "packages": packages,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from; None for an installed one, or without git."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists() or shutil.which("git") is None:
+        return None
+    words = ["git", "rev-parse", "HEAD"]
+    git = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=False)
+    return git.stdout.strip() or None
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """The config and the provenance that a run was started with.
+
+    Raises:
+        UserError: one of them is missing or damaged.
+    """
+    try:
+        return {
+            "config": yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")),
+            "provenance": json.loads((path / "provenance.json").read_text(encoding="utf-8")),
+        }
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"the run in {path} can't be resumed, its config.yaml or provenance.json is damaged "
+            f"({' '.join(str(error).split())}): restore them, or start another run with --run."
+        ) from None
 
 
 def _differences(before: Any, now: Any, key: str = "") -> list[str]:

@@ -18,21 +18,17 @@ def pretrain(
 
         cgt pretrain shapes/pretrain data=shards/source steps=2000 optim.generator_lr=1e-4
     """
-    from cgt.cli.training_run import execute, task_of
+    from cgt.cli.training_run import execute, place_of, task_of
     from cgt.config import load
     from cgt.data import open_pictures
+    from cgt.runs import RunFolder
     from cgt.training.settings import PretrainConfig
     from cgt.transfer.base import Method, MethodConfig
 
     settings = load(PretrainConfig, config, overrides or [])
+    place = place_of(config, run)
+    RunFolder.check_place(place, resume=resume, overwrite=overwrite, inputs=[Path(settings.data.shards)])
     pictures = open_pictures(settings.data)
     task = task_of(settings, pictures, settings.generator, settings.discriminator)
     method = Method(MethodConfig(name="pretraining"), task)
-    execute(
-        settings,
-        method,
-        pictures,
-        run or Path("runs") / Path(config).stem,
-        resume=resume,
-        overwrite=overwrite,
-    )
+    execute(settings, method, pictures, place, resume=resume)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from cgt import rng
 from cgt.data import DataConfig, Pictures, open_pictures
 from cgt.distributed import World
 from cgt.errors import UserError
@@ -19,6 +20,13 @@ from cgt.training.settings import RunConfig
 from cgt.transfer.base import Method, Source, Task
 
 PICTURES_AT_ONCE = 256
+
+
+def place_of(config: str, run: Path | None) -> Path:
+    """The run folder: the one that was named, or runs/ and the config's name."""
+    if run is not None:
+        return run
+    return Path("runs") / (Path(config).stem if Path(config).is_file() else config)
 
 
 def task_of(
@@ -57,17 +65,18 @@ def execute(
     run: Path,
     *,
     resume: bool,
-    overwrite: bool,
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Train in the run folder `run`, and say where the model is. Returns the last checkpoint's folder."""
+    """Train in the run folder `run`, whose place was checked, and say where the model is.
+
+    Returns:
+        The last checkpoint's folder.
+    """
     provenance = {**(provenance or {}), "data": settings.data.shards, "data_sha256": pictures.digest}
     world = World(settings.precision)
     evaluation = _evaluation(settings, pictures, world)
-    if resume:
-        folder = RunFolder.reopen(run, settings)
-    else:
-        folder = RunFolder.create(run, settings, provenance, overwrite=overwrite)
+    begin = RunFolder.reopen if resume else RunFolder.create
+    folder = begin(run, settings, provenance)
     checkpoint = train(
         settings,
         method,
@@ -99,7 +108,12 @@ def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evalua
     reference = (
         pictures if config.data is None else open_pictures(DataConfig(shards=config.data, classes=classes))
     )
-    measure = Evaluator(
-        reference, extractor, config.metrics, config.images, settings.seed, config.batch_size, classes
-    )
+    if reference.resolution != pictures.resolution:
+        raise UserError(
+            f"eval.data {config.data} has pictures of {reference.resolution} px, and the run trains on "
+            f"{pictures.resolution} px: build it with --size {pictures.resolution}."
+        )
+    # Other latents than `cgt eval` draws: what a model is reported by did not choose it.
+    seed = rng.key(settings.seed, "choice of the best")
+    measure = Evaluator(reference, extractor, config.metrics, config.images, seed, config.batch_size, classes)
     return Evaluation(measure, config.best, lower)

@@ -1,11 +1,15 @@
 """`cgt transfer`: add classes to a pretrained generator."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cgt.cli.options import CONFIG, OVERRIDES, OVERWRITE_RUN, RESUME, RUN
+
+if TYPE_CHECKING:
+    from cgt.data import Pictures
+    from cgt.transfer.base import Source
 
 SOURCE = Annotated[
     Path,
@@ -33,14 +37,14 @@ def transfer(
         cgt transfer shapes/cgantransfer --source runs/pretrain data=shards/new method.start=uniform
     """
     from cgt import catalog
-    from cgt.cli.training_run import execute, task_of
+    from cgt.cli.training_run import execute, place_of, task_of
     from cgt.config import read
     from cgt.data import open_pictures
     from cgt.errors import UserError
     from cgt.files import sha256
-    from cgt.models.folder import find_model, load_model
+    from cgt.models.folder import find_model
+    from cgt.runs import RunFolder
     from cgt.training.settings import TransferConfig
-    from cgt.transfer.base import Source
 
     draft = read(TransferConfig, config, overrides or [])
     name = (draft.values.get("method") or {}).get("name")
@@ -49,41 +53,59 @@ def transfer(
         raise UserError(f"the config {config} names no method: add method=NAME, one of {known}.")
     kind = catalog.load("cgt.transfer", name, kind="method").METHOD
     settings = draft.check(TransferConfig.of(kind))
-    folder = find_model(source)
+    place, folder = place_of(config, run), find_model(source)
+    inputs = [folder, source, Path(settings.data.shards)]
+    RunFolder.check_place(place, resume=resume, overwrite=overwrite, inputs=inputs)
+    pair = _source(folder)
+    pictures = open_pictures(settings.data)
+    _check_fit(pair, pictures, settings.data.shards, keeps_old_classes=kind.keeps_old_classes)
+    task = task_of(settings, pictures, pair.generator.config, pair.discriminator.config, pair)
+    provenance = {
+        "method": name,
+        "source": str(folder),
+        "source_generator_sha256": sha256(folder / "generator.safetensors"),
+        "source_discriminator_sha256": sha256(folder / "discriminator.safetensors"),
+    }
+    method = kind(settings.method, task)
+    execute(settings, method, pictures, place, resume=resume, provenance=provenance)
+
+
+def _source(folder: Path) -> "Source":
+    """The pair that the transfer starts from.
+
+    Raises:
+        UserError: the model folder is damaged, or has no discriminator.
+    """
+    from cgt.errors import UserError
+    from cgt.models.folder import load_model
+    from cgt.transfer.base import Source
+
     generator, discriminator = load_model(folder)
     if discriminator is None:
         raise UserError(
             f"{folder} has no discriminator.safetensors, and a transfer trains the source's discriminator: "
             "use a source that has one."
         )
-    pictures = open_pictures(settings.data)
+    return Source(generator, discriminator)
+
+
+def _check_fit(source: "Source", pictures: "Pictures", shards: str, *, keeps_old_classes: bool) -> None:
+    """Refuse pictures that the source can't be extended by.
+
+    Raises:
+        UserError: another size, or, where the old classes stay, a class that the source has.
+    """
+    from cgt.errors import UserError
+
+    generator = source.generator
     if pictures.resolution != generator.resolution:
         raise UserError(
-            f"{settings.data.shards} has pictures of {pictures.resolution} px and the source makes "
-            f"{generator.resolution} px: "
-            f"build the shards with --size {generator.resolution}."
+            f"{shards} has pictures of {pictures.resolution} px and the source makes "
+            f"{generator.resolution} px: build the shards with --size {generator.resolution}."
         )
     doubles = sorted(set(pictures.classes) & set(generator.classes))
-    if doubles and kind.keeps_old_classes:
+    if doubles and keeps_old_classes:
         raise UserError(
             f"the source has classes called {', '.join(map(repr, doubles))} already: give the new ones "
             "other names, or leave them out with data.exclude."
         )
-    task = task_of(
-        settings, pictures, generator.config, discriminator.config, Source(generator, discriminator)
-    )
-    provenance = {
-        "method": name,
-        "source": str(folder),
-        "source_sha256": sha256(folder / "generator.safetensors"),
-    }
-    folder_of_run = run or Path("runs") / Path(config).stem
-    execute(
-        settings,
-        kind(settings.method, task),
-        pictures,
-        folder_of_run,
-        resume=resume,
-        overwrite=overwrite,
-        provenance=provenance,
-    )

@@ -70,11 +70,17 @@ class Checkpoints:
         write left behind is cleared.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged or gone.
         """
         for leftover in self.folder.glob(".*"):
             shutil.rmtree(leftover)
         checkpoint = self.latest
+        if checkpoint is None and (self.run / "latest").is_symlink():
+            left = sorted(path.name for path in self.folder.glob("[0-9]*")) or ["none"]
+            raise UserError(
+                f"{self.run / 'latest'} points at a checkpoint that is gone; there are: {', '.join(left)}. "
+                "Put it back, or start again with --overwrite."
+            )
         if checkpoint is None:
             return None
         try:

@@ -1,8 +1,9 @@
 """The training loop: steps, and what happens between them (logs, evaluation, sample grids, checkpoints)."""
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +13,12 @@ import torch
 from cgt import rng
 from cgt.data import Pictures
 from cgt.distributed import World
-from cgt.errors import RunError
+from cgt.errors import RunError, UserError
 from cgt.images import save_grid, to_uint8
 from cgt.models.biggan import Generator
 from cgt.models.folder import save_model
-from cgt.models.norm import Bank, SiteStatistics
-from cgt.progress import steps_progress
+from cgt.models.norm import Bank
+from cgt.progress import StepsProgress, steps_progress
 from cgt.runs import RunFolder
 from cgt.training.checkpoint import Checkpoints
 from cgt.training.ema import EMA
@@ -54,12 +55,11 @@ class Best:
 
 def build_trainer(config: RunConfig, method: Method[Any], world: World) -> Trainer:
     """The networks of `method` on this rank's device, with their optimisers and the average."""
-    method.class_lr_scale = config.optim.class_lr_scale
     generator, discriminator = method.networks()
     for network in (generator, discriminator):
         network.train().to(world.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    groups = method.trainable(generator)
+    groups = method.trainable(generator, config.optim.class_lr_scale)
     if config.compile:
         generator.compile()
         discriminator.compile()
@@ -106,7 +106,7 @@ def train(
         The last checkpoint's folder.
 
     Raises:
-        RunError: a loss is not finite, or the disk is full; names the last checkpoint.
+        RunError: the run diverged, or the disk is full; names the last checkpoint.
     """
     trainer = build_trainer(config, method, world)
     checkpoints = Checkpoints(run.path, config.checkpoint)
@@ -115,48 +115,97 @@ def train(
         if state := checkpoints.load():
             first, best = restore(trainer, state)
         run.forget_after(first)
-    share = config.optim.discriminator_steps
+    updates = config.optim.discriminator_steps
     batches = pictures.batches(
-        config.batch_size, seed=config.seed, first=first * share, rank=world.rank, world=world.size
+        config.batch_size, seed=config.seed, first=first * updates, rank=world.rank, world=world.size
     )
-    with steps_progress(config.steps, first, pictures_per_step=config.batch_size * share) as progress:
+    milestones = _Milestones(trainer, run, checkpoints, evaluation, provenance)
+    with steps_progress(config.steps, first, pictures_per_step=config.batch_size * updates) as progress:
         for step in range(first, config.steps):
-            try:
+            with _naming_last_checkpoint(checkpoints):
                 losses = train_step(trainer, batches, step)
-            except RunError as error:
-                good = checkpoints.latest
-                raise RunError(f"{error} The last good checkpoint is {good or 'none yet'}.") from error
-            done = step + 1
-            progress.advance(losses)
-            last = done == config.steps
-            if last or done % config.log_every == 0:
-                run.log(
-                    {
-                        "step": done,
-                        "images": done * config.batch_size * share,
-                        **losses,
-                        **_learning_rates(trainer),
-                    }
-                )
-            evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
-            if not (evaluate or save):
-                continue
-            generator = snapshot(trainer)
-            improved = False
-            if evaluate:
-                write_grid(run.path / "samples" / f"{done:08d}.png", generator, config.seed)
-                if evaluation is not None:
-                    metrics = dict(evaluation.measure(generator))
-                    run.log({"step": done, **metrics})
-                    progress.report(done, metrics)
-                    score = metrics[evaluation.best]
-                    improved = best.beaten_by(score, lower_is_better=evaluation.lower_is_better)
-                    best = Best(done, score) if improved else best
-            if save or improved:
-                _save(checkpoints, trainer, generator, done, best, provenance, improved=improved)
+                done = step + 1
+                progress.advance(losses)
+                last = done == config.steps
+                if last or done % config.log_every == 0:
+                    images = done * config.batch_size * updates
+                    run.log({"step": done, "images": images, **losses, **_learning_rates(trainer)})
+                evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
+                if evaluate or save:
+                    best = milestones.reach(done, best, progress, evaluate=evaluate, save=save)
     checkpoint = checkpoints.latest
     assert checkpoint is not None
     return checkpoint
+
+
+@dataclass(frozen=True)
+class _Milestones:
+    """What happens between steps: grids, measuring, saving."""
+
+    trainer: Trainer
+    run: RunFolder
+    checkpoints: Checkpoints
+    evaluation: Evaluation | None
+    provenance: Mapping[str, Any]
+
+    def reach(self, done: int, best: Best, progress: StepsProgress, *, evaluate: bool, save: bool) -> Best:
+        """Show, measure and save the generator after `done` steps, as asked; returns the best so far."""
+        generator = snapshot(self.trainer)
+        improved = False
+        if evaluate:
+            write_grid(self.run.path / "samples" / f"{done:08d}.png", generator, self.trainer.config.seed)
+        if evaluate and self.evaluation is not None:
+            try:
+                metrics = dict(self.evaluation.measure(generator))
+            except (UserError, RunError):
+                # The steps up to here are not lost with a measurement that fails.
+                self._save(generator, done, best, improved=False)
+                raise
+            self.run.log({"step": done, **metrics})
+            progress.report(done, metrics)
+            score = metrics[self.evaluation.best]
+            improved = best.beaten_by(score, lower_is_better=self.evaluation.lower_is_better)
+            best = Best(done, score) if improved else best
+        if save or improved:
+            self._save(generator, done, best, improved=improved)
+        return best
+
+    def _save(self, generator: Generator, done: int, best: Best, *, improved: bool) -> None:
+        trainer = self.trainer
+        state = {
+            "step": done,
+            "best": vars(best),
+            "generator": trainer.generator.state_dict(),
+            "discriminator": trainer.discriminator.state_dict(),
+            "generator_optimiser": trainer.generator_optimiser.state_dict(),
+            "discriminator_optimiser": trainer.discriminator_optimiser.state_dict(),
+            "generator_scaler": trainer.generator_scaler.state_dict(),
+            "discriminator_scaler": trainer.discriminator_scaler.state_dict(),
+            "ema": trainer.ema.state_dict(),
+        }
+        for network in (generator, trainer.generator, trainer.discriminator):
+            for name, tensor in network.state_dict().items():
+                if not tensor.isfinite().all():
+                    raise RunError(
+                        f"after step {done} {name} is not finite, so no checkpoint was written: the run has "
+                        "diverged; lower the learning rates."
+                    )
+
+        def write_model(folder: Path) -> None:
+            provenance = {**self.provenance, "step": done}
+            save_model(folder, generator, trainer.discriminator, provenance=provenance)
+
+        self.checkpoints.save(done, state, write_model, best=improved)
+
+
+@contextlib.contextmanager
+def _naming_last_checkpoint(checkpoints: Checkpoints) -> Iterator[None]:
+    """Add to an error what can be gone back to."""
+    try:
+        yield
+    except (RunError, UserError) as error:
+        good = checkpoints.latest
+        raise type(error)(f"{error} The last good checkpoint is {good or 'none yet'}.") from error
 
 
 @torch.no_grad()
@@ -206,44 +255,20 @@ def write_grid(path: Path, generator: Generator, seed: int) -> None:
 def _accumulate_statistics(trainer: Trainer, generator: Generator, batches: int) -> None:
     """Standing statistics: the plain average over `batches` batches at fixed weights (Brock et al., 2019)."""
     bank = cast(Bank, generator.banks[-1])
-    statistics = [cast(SiteStatistics, site) for site in bank.statistics]
     first, classes = len(generator.classes) - len(bank.classes), len(bank.classes)
     size, seed = trainer.config.batch_size, trainer.config.seed
     generator.train()
+    count = 0
     for i in range(batches):
-        for site in statistics:
-            site.momentum = 1 / (i + 1)
         z_NZ = rng.normal((size, generator.dim_z), seed, "standing latents", i).to(trainer.world.device)
         y_N = rng.integers(size, classes, seed, "standing labels", i).to(trainer.world.device) + first
-        generator(z_NZ, y_N)
-
-
-def _save(
-    checkpoints: Checkpoints,
-    trainer: Trainer,
-    generator: Generator,
-    done: int,
-    best: Best,
-    provenance: Mapping[str, Any],
-    *,
-    improved: bool,
-) -> None:
-    state = {
-        "step": done,
-        "best": vars(best),
-        "generator": trainer.generator.state_dict(),
-        "discriminator": trainer.discriminator.state_dict(),
-        "generator_optimiser": trainer.generator_optimiser.state_dict(),
-        "discriminator_optimiser": trainer.discriminator_optimiser.state_dict(),
-        "generator_scaler": trainer.generator_scaler.state_dict(),
-        "discriminator_scaler": trainer.discriminator_scaler.state_dict(),
-        "ema": trainer.ema.state_dict(),
-    }
-
-    def write_model(folder: Path) -> None:
-        save_model(folder, generator, trainer.discriminator, provenance={**provenance, "step": done})
-
-    checkpoints.save(done, state, write_model, best=improved)
+        chunks = (share.chunk(trainer.micro_batches) for share in (z_NZ, y_N))
+        for z, y in zip(*chunks, strict=True):
+            count += 1
+            for site in bank.site_statistics():
+                site.momentum = 1 / count
+            with trainer.world.autocast():
+                generator(z, y)
 
 
 def _learning_rates(trainer: Trainer) -> Losses:

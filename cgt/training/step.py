@@ -62,7 +62,7 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
         step: generator updates done so far.
 
     Raises:
-        RunError: a loss is not finite; the weights are those before the update.
+        RunError: a loss is not finite; the update that it belongs to was not made.
     """
     optim = trainer.config.optim
     for optimiser in (trainer.generator_optimiser, trainer.discriminator_optimiser):

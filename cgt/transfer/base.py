@@ -83,19 +83,14 @@ class Method(Generic[C]):
         """The pair to train. G's last bank holds the task's classes, and so does D."""
         return self.task.fresh_generator(), self.task.fresh_discriminator()
 
-    def trainable(self, generator: Generator) -> list[ParameterGroup]:
-        """The generator parameters that are trained: class parameters in a group of their own, with
-        `class_lr_scale`.
+    def trainable(self, generator: Generator, class_lr_scale: float) -> list[ParameterGroup]:
+        """The generator parameters that are trained.
+
+        Class parameters are a group of their own, with `class_lr_scale` times the network's learning rate.
         """
         of_classes = {id(parameter) for parameter in generator.banks.parameters()}
         trunk = [parameter for parameter in generator.parameters() if id(parameter) not in of_classes]
-        return [
-            ParameterGroup(trunk),
-            ParameterGroup(list(generator.banks.parameters()), self.class_lr_scale),
-        ]
-
-    class_lr_scale: float = 1.0
-    """Factor on the generator's learning rate for class parameters; set from the run's `optim` section."""
+        return [ParameterGroup(trunk), ParameterGroup(list(generator.banks.parameters()), class_lr_scale)]
 
     def discriminator_loss(self, real_N: Tensor, fake_N: Tensor) -> Tensor:
         """D's adversarial loss of the logits."""
@@ -129,7 +124,6 @@ class Extension(Method[C]):
         """
         source = self.task.given_source
         generator = copy.deepcopy(source.generator)
-        generator.requires_grad_(False)
         generator.fold()
         generator.requires_grad_(False)
         bank = self.new_bank(generator)
@@ -140,10 +134,10 @@ class Extension(Method[C]):
         """The bank to train, for the task's classes, given the folded source generator."""
         raise NotImplementedError
 
-    def trainable(self, generator: Generator) -> list[ParameterGroup]:
+    def trainable(self, generator: Generator, class_lr_scale: float) -> list[ParameterGroup]:
         """What of the last bank asks for a gradient."""
         bank = generator.banks[-1]
-        return [ParameterGroup([p for p in bank.parameters() if p.requires_grad], self.class_lr_scale)]
+        return [ParameterGroup([p for p in bank.parameters() if p.requires_grad], class_lr_scale)]
 
     def finished(self, generator: Generator) -> Generator:
         """The source as it was saved, every tensor of it, with the trained bank as plain tables."""

@@ -1,20 +1,16 @@
 """What the training verbs answer to mistakes: value, rule and remedy, with nothing changed on disk."""
 
 import json
-import os
-import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from cgt.cli import main
-from cgt.models.folder import load_generator
-from tests.tiny import SHORT_RUN, SMALL_NETWORKS
+from tests.tiny import SMALL_NETWORKS
 
 Words = Callable[[Path, Path], list[str]]
 
@@ -269,52 +265,3 @@ def test_pictures_of_another_size_than_the_source_makes_are_refused(
         str(tmp_path / "run"),
     ]
     assert "--size 16" in refusal(main(words))
-
-
-def test_overwrite_never_clears_a_folder_that_is_no_run(
-    workspace: Path, tmp_path: Path, refusal: Callable[[int], str]
-) -> None:
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
-    words = [
-        "pretrain",
-        "shapes/pretrain",
-        f"data={workspace / 'old'}",
-        *SHORT_RUN,
-        *SMALL_NETWORKS,
-        "--run",
-        str(tmp_path / "precious"),
-    ]
-    assert "not a run folder" in refusal(main([*words, "--overwrite"]))
-    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
-
-
-def test_a_full_disk_ends_the_run_with_a_message_and_the_earlier_checkpoint_stays(
-    workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A limit on file sizes stands for the end of the disk: set in a child, once a checkpoint is written."""
-    run = tmp_path / "run"
-    words = ["pretrain", "shapes/pretrain", f"data={workspace / 'old'}", *SHORT_RUN, *SMALL_NETWORKS]
-    child = os.fork()
-    if child == 0:
-        from cgt.training import checkpoint
-
-        save = checkpoint.Checkpoints.save
-
-        def save_then_fill(self: checkpoint.Checkpoints, *args: Any, **options: Any) -> Path:
-            saved = save(self, *args, **options)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-            return saved
-
-        checkpoint.Checkpoints.save = save_then_fill  # type: ignore[method-assign]
-        os._exit(main([*words, "--run", str(run)]))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-    message = capfd.readouterr().err
-    assert "Traceback" not in message
-    assert "run" in message
-    assert "the command again" in message
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
-    load_generator(run / "latest" / "model")
-    assert torch.load(run / "latest" / "state.pt", weights_only=True)["step"] == 2
-    assert main([*words, "--run", str(run), "--resume"]) == 0
-    assert (run / "latest").resolve().name == "00000003"

@@ -45,7 +45,7 @@ def run(path: Path, kind: str, *, resume: bool) -> None:
         options = CGANTransferConfig(name="cgantransfer")
         config = tiny.transfer_config(options, **CHANGES)
         method = CGANTransfer(options, tiny.task(tiny.HIERARCHICAL))
-    folder = RunFolder.reopen(path, config) if resume else RunFolder.create(path, config, {}, overwrite=True)
+    folder = (RunFolder.reopen if resume else RunFolder.create)(path, config, {})
     train(
         config,
         method,
@@ -170,7 +170,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
         config = tiny.pretrain_config(**{**CHANGES, "seed": seed})
         task = tiny.task(config.generator, tiny.OLD, transfer=False)
         method = Method(MethodConfig(name="pretraining"), task)
-        folder = RunFolder.create(tmp_path / name, config, {}, overwrite=False)
+        folder = RunFolder.create(tmp_path / name, config, {})
         options: dict[str, Any] = {
             "world": World(cpu=True),
             "evaluation": None,

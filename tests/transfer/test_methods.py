@@ -50,7 +50,7 @@ def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
     before = {key: value.clone() for key, value in method.networks()[0].state_dict().items()}
     trainer, losses = trained(method)
     assert all(math.isfinite(value) for record in losses for value in record.values())
-    said = {id(p) for group in method.trainable(trainer.generator) for p in group.parameters}
+    said = {id(p) for group in method.trainable(trainer.generator, 1.0) for p in group.parameters}
     for key, parameter in trainer.generator.named_parameters():
         assert torch.equal(parameter, before[key]) == (id(parameter) not in said), key
         assert parameter.requires_grad == (id(parameter) in said), key
