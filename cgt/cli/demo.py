@@ -19,12 +19,16 @@ SHARDS: dict[str, dict[str, dict[str, Any]]] = {
     "shapes": {
         "source": {"classes": "shapes/source_classes.txt"},
         "new": {"classes": "shapes/new_classes.txt", "per_class": 25},
+        "choice": {"split": "test", "seed": 1, "per_class": 60},
         "reference": {"split": "test"},
     },
-    "digits": {"source": {"split": "train"}, "new": {"split": "train"}, "reference": {"split": "all"}},
+    "digits": {"source": {"split": "train"}, "reference": {"split": "test"}},
 }
-"""The shard folders of each demo and how they are built: the source's classes, the new ones with few
-pictures, and fresh pictures of all classes to measure against."""
+"""The shard folders of each demo, and how they are built.
+
+The source's classes; the new ones with few pictures; pictures of all classes to train the classifier on and to
+choose each run's best model by; and fresh ones to report by. The digits' configs pick classes from one folder.
+"""
 
 
 def demo(
@@ -56,11 +60,14 @@ def demo(
     for name, options in SHARDS[data].items():
         stage(f"shards: {name}")
         build(data, "-", out / "shards" / name, **options)
-    shards = {name: str(out / "shards" / name) for name in SHARDS[data]}
+    shards = {
+        name: str(out / "shards" / (name if name in SHARDS[data] else "source"))
+        for name in ("source", "new", "choice", "reference")
+    }
     stage("a classifier of the pictures, whose features the metrics use")
-    train_features(shards["reference"], out / "features")
+    train_features(shards["choice"], out / "features")
     measured = [
-        f"eval.data={shards['reference']}",
+        f"eval.data={shards['choice']}",
         f"eval.features={out / 'features'}",
         f"eval.metrics=[{METRICS}]",
         "eval.images=750",
@@ -81,7 +88,6 @@ def demo(
             features=str(out / "features"),
             metrics=METRICS,
             images=GENERATED,
-            seed=1,
             json=results / f"{run}.json",
         )
     for classes in ("old", "new"):
@@ -96,24 +102,18 @@ def report(out: Path, results: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from cgt import rng
     from cgt.errors import RunError
     from cgt.files import write_json
     from cgt.models.folder import find_model, load_generator
 
-    table = Table(
-        "method",
-        "steps",
-        "Frechet distance",
-        "KMMD",
-        "accuracy",
-        title="the new classes, by their best model",
-    )
+    title = "the new classes, by the best model of each run"
+    table = Table("method", "steps", "Frechet distance", "KMMD", "accuracy", title=title)
     rows = []
     for method in METHODS:
         result = json.loads((results / f"{method}.json").read_text(encoding="utf-8"))
-        steps = json.loads((find_model(out / method) / "config.json").read_text(encoding="utf-8"))[
-            "provenance"
-        ]["step"]
+        card = json.loads((find_model(out / method) / "config.json").read_text(encoding="utf-8"))
+        steps = card["provenance"]["step"]
         rows.append({"method": method, "steps": steps, **result["metrics"]})
         scores = result["metrics"]
         table.add_row(
@@ -121,12 +121,9 @@ def report(out: Path, results: Path) -> None:
         )
     write_json(results / "table.json", rows)
 
-    source, extended = (
-        load_generator(find_model(out / "pretrain")),
-        load_generator(find_model(out / METHODS[0])),
-    )
+    source, extended = (load_generator(find_model(out / run)) for run in ("pretrain", METHODS[0]))
     old = len(source.classes)
-    z_NZ, y_N = torch.randn(4 * old, source.dim_z), torch.arange(4 * old) % old
+    z_NZ, y_N = rng.normal((4 * old, source.dim_z), 0, "demo"), torch.arange(4 * old) % old
     if not torch.equal(source(z_NZ, y_N), extended(z_NZ, y_N)):
         raise RunError(
             "the extended generator makes other pictures of the old classes than its source: this is a "
@@ -151,15 +148,16 @@ def clear(out: Path, *, overwrite: bool) -> None:
     import shutil
 
     from cgt.errors import UserError
-    from cgt.files import refuse_existing
 
-    refuse_existing(out, overwrite=overwrite)
-    if not out.exists():
+    if out.is_file():
+        raise UserError(f"{out} is a file, and the demo needs a folder: name another with --out.")
+    if not out.is_dir() or not any(out.iterdir()):
         return
+    if not overwrite:
+        raise UserError(f"{out} exists already: name another folder with --out, or add --overwrite.")
     written = {"shards", "features", "pretrain", "results", *METHODS}
-    if others := sorted({path.name for path in out.iterdir()} - written):
-        raise UserError(
-            f"{out} holds {', '.join(others)}, which no demo wrote, so --overwrite does not clear it: name "
-            "another folder with --out."
-        )
+    others = sorted({path.name for path in out.iterdir()} - written)
+    if others or Path.cwd().resolve().is_relative_to(out.resolve()):
+        holds = f"holds {', '.join(others[:3])}, which no demo wrote" if others else "is the present folder"
+        raise UserError(f"{out} {holds}, so --overwrite does not clear it: name another with --out.")
     shutil.rmtree(out)
