@@ -26,8 +26,9 @@ SHARDS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """The shard folders of each demo, and how they are built.
 
-The source's classes; the new ones with few pictures; pictures of all classes to train the classifier on and to
-choose each run's best model by; and fresh ones to report by. The digits' configs pick classes from one folder.
+The source's classes; the new ones with few pictures; pictures of all classes to train the classifier on and
+to choose each run's best model by; and fresh ones to report by. The digits' configs pick classes from one
+folder.
 """
 
 
