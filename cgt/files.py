@@ -1,13 +1,17 @@
 """Writes that happen whole or not at all: to a temporary name beside the target, then renamed."""
 
 import contextlib
+import ctypes
 import errno
+import fnmatch
 import hashlib
+import itertools
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def put_folder(built: Path, path: Path) -> None:
     """Rename the folder `built`, complete and on the same disk, to `path`; what stood there is removed after.
 
+    Where the system can exchange two names, there is something whole at `path` all along, whenever the
+    process may be killed. Elsewhere the old folder has another, hidden name for a moment.
+
     Raises:
         RunError: the disk is full.
         UserError: `path` is no place where a folder may be written.
@@ -89,14 +96,17 @@ def put_folder(built: Path, path: Path) -> None:
     with explained(path, built):
         for entry in (*built.rglob("*"), built):
             _sync(entry)
-        with contextlib.suppress(FileNotFoundError):
-            path.replace(retired)
-        try:
-            built.replace(path)
-        except BaseException:
+        if os.path.lexists(path) and exchange(built, path):
+            retired = built
+        else:
             with contextlib.suppress(FileNotFoundError):
-                retired.replace(path)
-            raise
+                path.replace(retired)
+            try:
+                built.replace(path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    retired.replace(path)
+                raise
         _sync(path.parent)
     if retired.is_dir() and not retired.is_symlink():
         shutil.rmtree(retired, ignore_errors=True)
@@ -147,23 +157,101 @@ def no_room(error: BaseException) -> str | None:
     return no_room(before) if before else None
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that is there already.
+@dataclass(frozen=True)
+class FolderKind:
+    """What a command writes as a folder, and so may replace."""
+
+    name: str
+    """With its article: "a shard folder"."""
+    marks: tuple[str, ...]
+    """Files that every such folder has."""
+    others: tuple[str, ...] = ()
+    """Patterns of what else it may hold, from the folder on: `*.tar`, `*/*.png`."""
+
+    def misfit(self, folder: Path) -> str | None:
+        """Why `folder` is none, or holds what no such folder does; None where nothing is in the way."""
+        if missing := [name for name in self.marks if not (folder / name).is_file()]:
+            return f"is not {self.name} (it has no {missing[0]})"
+        strange = itertools.islice(self._strangers(folder), 4)
+        if names := list(strange):
+            shown = ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
+            return f"holds {shown} beside what belongs to {self.name}"
+        return None
+
+    def _strangers(self, folder: Path) -> Iterator[str]:
+        known = (*self.marks, *self.others)
+        for entry in folder.rglob("*"):
+            name = entry.relative_to(folder).as_posix()
+            fits = any(
+                fnmatch.fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
+                for pattern in known
+            )
+            if not fits and not entry.is_dir():
+                yield name
+
+
+def refuse_existing(
+    path: Path,
+    *,
+    overwrite: bool,
+    kind: FolderKind | None = None,
+    inputs: Iterable[str | Path | None] = (),
+) -> None:
+    """Refuse an output that is there already, unless it may be replaced.
+
+    Args:
+        path: the output.
+        overwrite: whether the user allows replacing it.
+        kind: what is written, where that is a folder: only such folders are replaced. None for a file, or
+            where the caller looks what a folder holds.
+        inputs: what the command reads. An output that is one of them, holds one or lies in one is not
+            replaced. URLs and names are no paths, and do no harm here.
 
     Raises:
-        UserError: `path` is not an empty folder and `overwrite` is false, or the current folder is in it.
+        UserError: `path` is not an empty folder and can't be replaced, or the current folder is in it.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
         raise UserError(f"{path} exists already: name another output, or add --overwrite to replace it.")
-    if Path.cwd().is_relative_to(path.resolve()):
+    output = path.resolve()
+    if Path.cwd().is_relative_to(output):
         raise UserError(f"{path} can't be replaced while the command runs in it: name a folder of its own.")
+    for name in inputs:
+        if name is None or not os.path.exists(name):  # noqa: PTH110 - Path.exists raises for long names
+            continue
+        read = Path(name).resolve()
+        if output.is_relative_to(read) or read.is_relative_to(output):
+            relation = "is" if read == output else "holds" if read.is_relative_to(output) else "lies in"
+            raise UserError(
+                f"{path} can't be replaced: it {relation} {name}, which the command reads. Name an output of "
+                "its own."
+            )
+    if kind and (misfit := kind.misfit(path)):
+        raise UserError(
+            f"{path} {misfit}, so --overwrite does not replace it: name another output, or "
+            "remove it yourself."
+        )
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap what two names on one disk stand for, in a single step; False where the system can't."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # no Linux, or a C library from before 2018
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if not rename(here, os.fsencode(one), here, os.fsencode(other), swap):
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):  # a kernel or a disk that can't
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 def _beside(path: Path) -> Path:

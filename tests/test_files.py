@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,6 +87,67 @@ def test_the_old_folder_comes_back_when_the_new_one_can_t_be_put(tmp_path: Path)
     with pytest.raises(FileNotFoundError):
         files.put_folder(tmp_path / "never built", target)
     assert os.listdir(target) == ["old"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cgt import files
+
+target, last = Path(sys.argv[1]), int(sys.argv[2])
+lines = 0
+
+
+def count(frame, event, argument):
+    global lines
+    if frame.f_code.co_filename != files.__file__:
+        return None
+    lines += event == "line"
+    if event == "line" and lines == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return count
+
+
+new = target.with_name("new")
+new.mkdir()
+(new / "new").touch()
+sys.settrace(count)
+files.put_folder(new, target)
+sys.settrace(None)
+print(lines)
+"""
+
+
+def test_a_process_that_is_killed_at_any_line_of_the_exchange_leaves_a_whole_folder(tmp_path: Path) -> None:
+    def put(last: int) -> tuple[int, str, list[str]]:
+        """Exit code, output, and what is in the target, of a process that is killed at its line `last`."""
+        root = tmp_path / str(last)
+        (root / "model").mkdir(parents=True)
+        (root / "model" / "old").touch()
+        words = [sys.executable, "-c", KILLED, str(root / "model"), str(last)]
+        result = subprocess.run(words, capture_output=True, text=True, check=False)
+        return result.returncode, result.stdout, os.listdir(root / "model")
+
+    code, lines, content = put(0)
+    assert (code, content) == (0, ["new"])
+    seen = []
+    for last in range(1, int(lines) + 1):
+        code, _, content = put(last)
+        assert code == -signal.SIGKILL
+        assert content in (["old"], ["new"])
+        seen += content
+    assert set(seen) == {"old", "new"}
+
+
+def test_where_names_can_t_be_exchanged_a_folder_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    for name in ("first", "second"):
+        with files.replacing_folder(tmp_path / "model") as temporary:
+            (temporary / name).touch()
+    assert os.listdir(tmp_path / "model") == ["second"]
+    assert os.listdir(tmp_path) == ["model"]
 
 
 def test_a_folder_replaces_a_file_or_a_link_of_its_name_but_not_what_the_link_points_to(
@@ -207,9 +269,60 @@ def test_an_output_that_exists_is_refused_without_overwrite(tmp_path: Path) -> N
     files.refuse_existing(tmp_path / "absent", overwrite=False)
     files.refuse_existing(tmp_path / "out", overwrite=False)
     (tmp_path / "out" / "picture.png").touch()
-    files.refuse_existing(tmp_path / "out", overwrite=True)
+    files.refuse_existing(tmp_path / "out" / "picture.png", overwrite=True)
     with pytest.raises(UserError, match="exists already.*--overwrite"):
         files.refuse_existing(tmp_path / "out", overwrite=False)
+
+
+KIND = files.FolderKind("a set of pictures", ("index.json",), ("*/[0-9]*.png",))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["index.json", "cat/0.png"], None),
+        (["cat/0.png"], "is not a set of pictures \\(it has no index.json\\), so --overwrite does not"),
+        (["index.json", "cat/0.png", "cat/mine.png"], "holds cat/mine.png beside what belongs to"),
+        (["index.json", "0.png"], "holds 0.png beside"),
+        (["index.json", "cat/deep/0.png"], "holds cat/deep/0.png beside"),
+    ],
+)
+def test_a_folder_is_overwritten_only_by_its_own_kind(
+    tmp_path: Path, names: list[str], words: str | None
+) -> None:
+    for name in names:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).touch()
+    expectation = pytest.raises(UserError, match=words) if words else contextlib.nullcontext()
+    with expectation:
+        files.refuse_existing(tmp_path / "out", overwrite=True, kind=KIND)
+
+
+def test_a_file_is_not_overwritten_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match="is not a set of pictures"):
+        files.refuse_existing(tmp_path / "out", overwrite=True, kind=KIND)
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("a/b", "is .*a/b, which"),
+        ("a", "holds .*a/b, which"),
+        ("a/b/c", "lies in .*a/b, which"),
+        ("link", "is"),
+    ],
+)
+def test_an_output_that_is_holds_or_lies_in_an_input_is_not_overwritten(
+    tmp_path: Path, output: str, words: str
+) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a/b")
+    (tmp_path / "a" / "b" / "c" / "index.json").touch()
+    (tmp_path / "a" / "b" / "index.json").touch()
+    inputs = [None, "https://example.org/shards", "x" * 300, tmp_path / "a" / "b"]
+    with pytest.raises(UserError, match=f"can't be replaced: it {words}.*Name an output"):
+        files.refuse_existing(tmp_path / output, overwrite=True, inputs=inputs)
 
 
 def test_the_folder_that_the_command_runs_in_is_never_replaced(
