@@ -1,11 +1,16 @@
 """`cgt sample`: pictures of a model's classes."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cgt.cli.options import MODEL, OVERWRITE, SEED
+from cgt.files import FolderKind
+
+RECORD = "samples.json"
+KIND = FolderKind("a folder of samples", (RECORD,), ("[0-9]*/[0-9]*.png",))
 
 
 def sample(
@@ -15,7 +20,7 @@ def sample(
         typer.Option(
             "--out",
             metavar="FILE.png|DIR",
-            help="A grid, one row a class; or a folder with one PNG a picture.",
+            help="A grid, one row a class; or a folder of single PNGs, with a subfolder NNN-NAME a class.",
         ),
     ],
     classes: Annotated[
@@ -39,27 +44,46 @@ def sample(
     ] = None,
     overwrite: OVERWRITE = False,
 ) -> None:
-    """Draw pictures of a model's classes, as a grid or one by one."""
+    """Draw pictures of a model's classes, as a grid or one by one.
+
+    A folder has a samples.json that names the classes of its subfolders, the model and the options.
+    """
     import torch
 
     from cgt.cli.classes import chosen_classes
-    from cgt.files import refuse_existing, replacing_folder, write_bytes
+    from cgt.files import refuse_existing, replacing_folder, write_bytes, write_json
     from cgt.images import encode_png, save_grid
     from cgt.models.folder import find_model, load_generator
     from cgt.models.sampling import sample_class
 
-    refuse_existing(out, overwrite=overwrite)
-    generator = load_generator(find_model(model))
+    folder = find_model(model)
+    as_grid = out.suffix.lower() == ".png"
+    refuse_existing(out, overwrite=overwrite, kind=None if as_grid else KIND, inputs=(folder,))
+    generator = load_generator(folder)
     names = chosen_classes(generator, classes)
     pictures = {
         name: sample_class(generator, name, per_class, seed=seed, truncation=truncation) for name in names
     }
-    if out.suffix.lower() == ".png":
+    if as_grid:
         zoom = max(1, 64 // generator.resolution)
         save_grid(out, torch.cat(list(pictures.values())), per_class, labels=names, zoom=zoom)
     else:
-        with replacing_folder(out) as folder:
-            for name, x_K3RR in pictures.items():
-                for i, x_3RR in enumerate(x_K3RR):
-                    write_bytes(folder / name.replace("/", "_") / f"{i:05d}.png", encode_png(x_3RR))
+        subfolders = {subfolder(generator.classes.index(name), name): name for name in names}
+        record = {
+            "model": str(folder),
+            "classes": subfolders,
+            "per_class": per_class,
+            "seed": seed,
+            "truncation": truncation,
+        }
+        with replacing_folder(out) as temporary:
+            write_json(temporary / RECORD, record)
+            for part, name in subfolders.items():
+                for i, x_3RR in enumerate(pictures[name]):
+                    write_bytes(temporary / part / f"{i:05d}.png", encode_png(x_3RR))
     typer.echo(f"{len(names) * per_class} pictures of {len(names)} classes: {out}", err=True)
+
+
+def subfolder(number: int, name: str) -> str:
+    """A name for the folder of a class: its id and what of its name is safe on any disk."""
+    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9]+', '-', name)[:60].strip('-')}".rstrip("-")

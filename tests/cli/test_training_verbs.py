@@ -105,11 +105,13 @@ def test_truncation_and_seed_change_the_samples_and_a_folder_holds_single_pictur
         return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
 
     plain = pictures("plain")
-    assert sorted(plain) == [f"{name}/{i:05d}.png" for name in ("gold-plus", "red-disk") for i in range(2)]
+    names = ("000-red-disk", "001-gold-plus")
+    assert sorted(plain) == [f"{name}/{i:05d}.png" for name in names for i in range(2)]
     assert pictures("again") == plain
     assert pictures("seed", "--seed", "1") != plain
     assert pictures("truncated", "--truncation", "0.3") != plain
-    assert sorted(pictures("one", "--classes", "gold-plus")) == ["gold-plus/00000.png", "gold-plus/00001.png"]
+    one = pictures("one", "--classes", "gold-plus")
+    assert sorted(one) == ["001-gold-plus/00000.png", "001-gold-plus/00001.png"]
 
 
 def test_a_diverged_run_stops_and_names_the_last_good_checkpoint(
