@@ -31,11 +31,12 @@ WEIGHTS = Annotated[
     ),
 ]
 CLASSES = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--classes",
-        metavar="FILE",
-        help="Class names, one a line, in the order of the labels. [default: class_000 and so on]",
+        metavar="A,B|FILE",
+        help="Class names in the order of the labels: a list, or a text file with one a line. "
+        "[default: class_000 and so on]",
         show_default=False,
     ),
 ]
@@ -55,30 +56,18 @@ def convert(
     """
     from rich.console import Console
 
+    from cgt.data.selection import class_names
     from cgt.files import refuse_existing
-    from cgt.models.folder import save_model
+    from cgt.models.folder import KIND, save_model
 
     program = catalog.load("cgt.interop", format, kind="checkpoint format")
-    refuse_existing(out, overwrite=overwrite)
-    names = None if classes is None else _names(classes)
+    refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=(input, weights))
+    names = None if classes is None else class_names(classes)
     generator, discriminator, provenance = program.convert(input, weights=weights, classes=names)
     save_model(out, generator, discriminator, provenance=provenance, overwrite=overwrite)
     console = Console()
     console.print(_summary(generator, discriminator, provenance))
     console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _names(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
-    from cgt.errors import UserError
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} can't be read as text ({error}): give a UTF-8 file with one class name a line."
-        ) from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _summary(

@@ -76,13 +76,13 @@ def evaluate(
     from cgt.models.folder import find_model, load_generator
     from cgt.progress import steps_progress
 
+    folder = find_model(model)
     to_stdout = json == Path("-")
     if json is not None and not to_stdout:
-        refuse_existing(json, overwrite=overwrite)
+        refuse_existing(json, overwrite=overwrite, inputs=(folder, data, features, weights))
     metric_names = [name.strip() for name in metrics.split(",")]
     better = directions(metric_names)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = find_model(model)
     generator = load_generator(folder).to(device)
     names = chosen_classes(generator, classes)
     pictures = open_pictures(DataConfig(shards=data, classes=tuple(names)))

@@ -61,7 +61,7 @@ def train(
     from cgt.metrics.features.cnn_training import train as train_cnn
     from cgt.progress import steps_progress
 
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, overwrite=overwrite, kind=cnn.KIND, inputs=(shards,))
     pictures = open_pictures(DataConfig(shards=shards, classes=classes, per_class=per_class))
     x, y = (torch.cat(parts) for parts in zip(*pictures.once(256), strict=True))
     training = CnnTraining(steps=steps, seed=seed, flip=flip, shift=shift)

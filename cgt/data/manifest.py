@@ -7,7 +7,6 @@ next: same input and options, same bytes.
 
 import contextlib
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +15,11 @@ import webdataset
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cgt.errors import UserError
+from cgt.files import FolderKind
+from cgt.models.naming import distinct, repeated
 
 FILE = "manifest.json"
+KIND = FolderKind("a shard folder", (FILE,), ("[0-9]*.tar",))
 VERSION = 1
 REMEDY = "Build the shards again with `cgt shards build`, or restore the folder from a copy."
 
@@ -52,7 +54,7 @@ class Manifest(BaseModel):
 
     format: Literal["cgt-shards"] = "cgt-shards"
     version: Literal[1] = 1
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[str, ...]
     """Class names; the number in a `KEY.cls` is a position in this list."""
     size: int = Field(ge=1)
     """Height and width of every picture, pixels."""
@@ -64,9 +66,7 @@ class Manifest(BaseModel):
     @field_validator("classes")
     @classmethod
     def _classes_differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if doubles := repeated(classes):
-            raise ValueError(f"class names must differ, but {', '.join(map(repr, doubles))} stands twice")
-        return classes
+        return distinct(classes)
 
     @model_validator(mode="after")
     def _agrees(self) -> "Manifest":
@@ -96,11 +96,6 @@ class Manifest(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The manifest as it stands in the file."""
         return self.model_dump(mode="json")
-
-
-def repeated(names: list[str] | tuple[str, ...]) -> list[str]:
-    """The names that stand more than once, in their order."""
-    return [name for name, times in Counter(names).items() if times > 1]
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,26 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cgt.catalog import did_you_mean
-from cgt.data.manifest import Manifest, Shard, repeated
+from cgt.data.manifest import Manifest, Shard
 from cgt.data.samples import Sample
 from cgt.errors import UserError
+from cgt.models.naming import distinct
 
 
 def class_names(names: str | Sequence[str]) -> tuple[str, ...]:
     """The class names that a person gave: a sequence, "a,b", a text file, or a text file of `cgt.configs`.
 
-    A text file has one name a line; empty lines and lines that start with # don't count.
+    What has a comma is a list of names. A text file has one name a line; empty lines and lines that start
+    with # don't count.
 
     Raises:
-        UserError: no names, a name given twice, or no such file.
+        UserError: no names, a name given twice or one that won't do, or a file that can't be read.
     """
     where = "the list of classes"
     if isinstance(names, str):
@@ -31,12 +34,10 @@ def class_names(names: str | Sequence[str]) -> tuple[str, ...]:
             where = names
             lines = (line.strip() for line in text.splitlines())
             names = [line for line in lines if line and not line.startswith("#")]
-    if not names or "" in names:
-        fault = "has an empty name" if names else "names no class"
-        raise UserError(f"{where} {fault}: give class names, or leave it out.")
-    if doubles := repeated(tuple(names)):
-        raise UserError(f"{where} names {', '.join(map(repr, doubles))} twice: name each class once.")
-    return tuple(names)
+    try:
+        return distinct(names)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}.") from None
 
 
 def choose(known: Sequence[str], wanted: Iterable[str], place: str) -> tuple[str, ...]:
@@ -110,15 +111,22 @@ class Selection:
 
 def _text(name: str) -> str | None:
     """The content of the text file that `name` means, or None where it means class names."""
-    if Path(name).is_file():
-        return Path(name).read_text(encoding="utf-8")
-    pure = PurePosixPath(name)
-    if pure.suffix != ".txt" or "," in name:
+    if "," in name:
         return None
-    if not pure.is_absolute() and ".." not in pure.parts:
-        entry = importlib.resources.files("cgt.configs").joinpath(name)
-        if entry.is_file():
-            return entry.read_text(encoding="utf-8")
+    pure = PurePosixPath(name)
+    try:
+        if os.path.isfile(name):  # noqa: PTH113 - Path.is_file raises where a name is too long for a file
+            return Path(name).read_text(encoding="utf-8-sig")
+        if pure.suffix != ".txt":
+            return None
+        if not pure.is_absolute() and ".." not in pure.parts:
+            entry = importlib.resources.files("cgt.configs").joinpath(name)
+            if entry.is_file():
+                return entry.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{name} can't be read as text ({error}): give a UTF-8 file with one class name a line."
+        ) from None
     raise UserError(
         f"there is no file {name} with class names: check the path, or give the names themselves (a,b,c)."
     )

@@ -8,7 +8,6 @@ import collections
 import hashlib
 import io
 import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,13 +18,14 @@ import webdataset
 
 from cgt import __version__, rng
 from cgt.data import sources
-from cgt.data.manifest import FILE, Manifest, Shard, repeated
+from cgt.data.manifest import FILE, KIND, Manifest, Shard
 from cgt.data.partial import PartialBuild, partial_build
 from cgt.data.selection import choose
 from cgt.data.sources import Picture
 from cgt.data.square import squared
 from cgt.errors import UserError
 from cgt.files import put_folder, refuse_existing, replacing_file, sha256, write_json
+from cgt.models.naming import distinct, repeated
 
 BLOCK = 512
 """Tar files come in blocks of so many bytes; each file in one has a header of one."""
@@ -77,14 +77,15 @@ def build_shards(
 
     Args:
         workers: threads that load and encode.
-        overwrite: replace what stands at `out`, once the new shards are complete.
+        overwrite: replace the shard folder that stands at `out`, once the new shards are complete.
         progress: called with the pictures done and their total.
 
     Raises:
-        UserError: `out` exists, an option that the source can't meet, or a missing or corrupt input.
+        UserError: `out` exists, and is to be kept, the input or no shard folder; an option that the source
+            can't meet; a missing or corrupt input.
         RunError: the disk is full; what is finished stays in `OUT.partial`.
     """
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=() if path == "-" else (path,))
     plan = _plan(options, path)
     identity: dict[str, object] = {"build": plan.build, "size": plan.size, "input": plan.fingerprint}
     with partial_build(out, {**identity, "pillow": PIL.__version__}) as partial:
@@ -113,7 +114,10 @@ def _plan(options: BuildOptions, path: str) -> Plan:
     )
     place = f"the source {options.source}"
     classes = choose(source.classes, options.classes or source.classes, place)
-    _check_names(classes, place)
+    try:
+        distinct(classes)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}.") from None
     if doubles := repeated([picture.key for picture in source.pictures]):
         raise AssertionError(f"{place} has two pictures of the key {doubles[0]}")
 
@@ -136,16 +140,6 @@ def _plan(options: BuildOptions, path: str) -> Plan:
     del chosen["size"]
     digest = hashlib.sha256(f"{source.fingerprint}\n{keys}".encode()).hexdigest()
     return Plan(classes, pictures, request.size, chosen, digest)
-
-
-def _check_names(classes: Sequence[str], place: str) -> None:
-    """Refuse names that could not be written in a list of classes."""
-    for name in classes:
-        if re.search(r"[,\x00-\x1f]", name) or name != name.strip() or name.startswith("#"):
-            raise UserError(
-                f"{place} has a class {name!r}: since lists of classes are written with them, "
-                "a name can't have commas, line ends, spaces around it or # in front. Rename it."
-            )
 
 
 def _write(

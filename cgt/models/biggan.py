@@ -23,6 +23,7 @@ from cgt.models.layers import (
     initialise,
 )
 from cgt.models.layouts import DiscriminatorConfig, GeneratorConfig
+from cgt.models.naming import distinct
 from cgt.models.norm import (
     Bank,
     ClassBank,
@@ -30,7 +31,6 @@ from cgt.models.norm import (
     Condition,
     ConditionalBatchNorm,
     EmbeddedBank,
-    distinct,
     evaluation_conditions,
     training_conditions,
 )

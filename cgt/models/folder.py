@@ -23,13 +23,18 @@ from torch import Tensor, nn
 
 from cgt import rng
 from cgt.errors import UserError
-from cgt.files import refuse_existing, replacing_folder, write_json, write_text
+from cgt.files import FolderKind, refuse_existing, replacing_folder, write_json, write_text
 from cgt.images import save_grid, to_uint8
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cgt.models.norm import Bank, EmbeddedBank
 
 FORMAT_VERSION = 1
 ARCHITECTURE = "biggan"
+KIND = FolderKind(
+    "a model folder",
+    ("config.json", "generator.safetensors"),
+    ("discriminator.safetensors", "README.md", "samples.png"),
+)
 
 CARD_CLASSES = 10
 CARD_COLUMNS = 8
@@ -50,13 +55,13 @@ def save_model(
         generator: in eval mode, with at least its first bank as it was built.
         discriminator: stored beside it where later transfers shall start from it.
         provenance: plain values on how the model came to be.
-        overwrite: replace what stands there.
+        overwrite: replace the model folder that stands there.
 
     Raises:
-        UserError: `folder` exists and `overwrite` is false.
+        UserError: `folder` exists, and `overwrite` is false or it is no model folder.
         RunError: the disk is full; what stood there before is untouched.
     """
-    refuse_existing(folder, overwrite=overwrite)
+    refuse_existing(folder, overwrite=overwrite, kind=KIND)
     banks = [cast(Bank, bank) for bank in generator.banks]
     config = {
         "format_version": FORMAT_VERSION,

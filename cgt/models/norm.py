@@ -11,7 +11,6 @@ Shapes: N samples, C_l channels of site l, n classes of one bank, B banks, K lat
 embedding.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgt.models.layers import Linear, full_precision
+from cgt.models.naming import distinct
 
 
 class ClassTables(NamedTuple):
@@ -48,27 +48,11 @@ class SiteStatistics(nn.Module):
         self.momentum = 0.1
 
 
-def distinct(classes: Sequence[str]) -> tuple[str, ...]:
-    """The class names.
-
-    Raises:
-        ValueError: there is none, or one is given twice.
-    """
-    doubles = sorted(name for name, count in Counter(classes).items() if count > 1)
-    if doubles:
-        raise ValueError(
-            f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one."
-        )
-    if not classes:
-        raise ValueError("there must be at least one class, and there is none: give its name.")
-    return tuple(classes)
-
-
 class Bank(nn.Module):
     """One group of classes: its names, its tables and its batch-norm statistics, the output norm's last.
 
     Raises:
-        ValueError: no class, or a class name given twice.
+        ValueError: no class, a class name given twice, or one that won't do as a name.
     """
 
     def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int) -> None:

@@ -48,7 +48,7 @@ def test_hierarchical_conditioning_is_named(tmp_path: Path, capsys) -> None:
 
 def test_class_names_come_from_a_file(checkpoint: str, tmp_path: Path) -> None:
     names = ["bear", "café", "[red]fox", "a b", "owl", "yak"]
-    (tmp_path / "names.txt").write_text("\n".join(names) + "\n\n", encoding="utf-8")
+    (tmp_path / "names.txt").write_text("# animals\n" + "\n".join(names) + "\n\n", encoding="utf-8")
     out = tmp_path / "model"
     assert (
         main(["convert", "biggan-pytorch", checkpoint, str(out), "--classes", str(tmp_path / "names.txt")])
@@ -66,8 +66,23 @@ def test_an_existing_output_is_left_alone_unless_told_to_overwrite(
     assert main(["convert", "biggan-pytorch", checkpoint, str(out)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
-    assert main(["convert", "biggan-pytorch", checkpoint, str(out), "--overwrite"]) == 0
-    assert load_generator(out).resolution == 32
+    assert main(["convert", "biggan-pytorch", checkpoint, str(out), "--overwrite"]) == 2
+    assert [file.name for file in out.iterdir()] == ["mine.txt"]
+
+
+def test_a_model_is_overwritten_when_told_to(checkpoint: str, tmp_path: Path) -> None:
+    words = ["convert", "biggan-pytorch", checkpoint, str(tmp_path / "model")]
+    assert main(words) == 0
+    assert main([*words, "--overwrite", "--classes", "a,b,c,d,e,f"]) == 0
+    assert load_generator(tmp_path / "model").classes == list("abcdef")
+
+
+def test_names_that_could_not_be_listed_later_are_refused(checkpoint: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "names.txt").write_text("tench, Tinca tinca\nb\nc\nd\ne\nf\n")
+    words = ["convert", "biggan-pytorch", checkpoint, str(tmp_path / "model")]
+    assert main([*words, "--classes", str(tmp_path / "names.txt")]) == 2
+    assert "'tench, Tinca tinca' won't do" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +96,7 @@ def test_an_existing_output_is_left_alone_unless_told_to_overwrite(
         ),
         (
             ["biggan-pytorch", "CHECKPOINT", "OUT", "--classes", "nowhere.txt"],
-            "nowhere.txt can't be read as text",
+            "there is no file nowhere.txt",
         ),
     ],
 )

@@ -79,13 +79,14 @@ def test_shards_that_are_not_there_are_refused(tmp_path, capsys):
 
 
 def test_an_output_that_exists_is_kept_unless_overwriting_is_asked_for(shards, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "precious").touch()
     command = ["features", "train", shards, str(tmp_path / "out"), "--steps", "1"]
-    assert main(command) == 2
+    assert main(command) == 0
+    before = (tmp_path / "out" / "config.json").read_bytes()
+    assert main([*command, "--seed", "1"]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert (tmp_path / "out" / "precious").exists()
-    assert main([*command, "--overwrite"]) == 0
+    assert (tmp_path / "out" / "config.json").read_bytes() == before
+    assert main([*command, "--seed", "1", "--overwrite"]) == 0
+    assert (tmp_path / "out" / "config.json").read_bytes() != before
     assert load_extractor(str(tmp_path / "out")).classes == CLASSES
 
 

@@ -71,7 +71,7 @@ def test_verify_lists_damage_and_exits_with_1(tmp_path: Path, capsys: pytest.Cap
         (("build", "folder", "-", "OUT"), "needs an input"),
         (("build", "folder", "absent", "OUT"), "there is no absent"),
         (("build", "folder", "IN", "OUT", "--split", "test"), "no split 'test'"),
-        (("build", "folder", "IN", "OUT", "--classes", "cat,cat"), "'cat' twice"),
+        (("build", "folder", "IN", "OUT", "--classes", "cat,cat"), "'cat' stands twice"),
         (("build", "folder", "IN", "OUT", "--classes", "cat,cow"), "no class 'cow'"),
         (("build", "folder", "IN", "OUT", "--classes", "absent.txt"), "no file absent.txt"),
         (("build", "folder", "IN", "OUT", "--per-class", "0"), "--per-class"),

@@ -203,7 +203,7 @@ class TestSelection:
             ({"exclude": ("doge",)}, "no class 'doge' .did you mean 'dog'"),
             ({"exclude": "cat,dog,owl"}, "no class that is not excluded"),
             ({"classes": "missing.txt"}, "no file missing.txt"),
-            ({"classes": ("cat", "cat")}, "'cat' twice"),
+            ({"classes": ("cat", "cat")}, "'cat' stands twice"),
         ],
     )
     def test_choice_that_can_not_be_met_is_refused(

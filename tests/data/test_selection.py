@@ -23,10 +23,12 @@ def test_names_come_from_a_list_a_text_or_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("bee,bee", "'bee' twice"),
-        (["bee", "bee"], "'bee' twice"),
-        ("bee,,ant", "empty name"),
-        ([], "names no class"),
+        ("bee,bee", "'bee' stands twice"),
+        (["bee", "bee"], "'bee' stands twice"),
+        ("bee,,ant", "'' won't do"),
+        (["a,b"], "'a,b' won't do"),
+        (["#bee"], "'#bee' won't do"),
+        ([], "at least one class"),
         ("absent.txt", "no file absent.txt"),
         ("../shapes/new_classes.txt", "no file"),
     ],
@@ -34,6 +36,23 @@ def test_names_come_from_a_list_a_text_or_a_file(tmp_path: Path) -> None:
 def test_names_that_can_not_be_meant_are_refused(given: str | list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         class_names(given)
+
+
+def test_a_list_of_names_may_be_longer_than_a_file_s_name() -> None:
+    names = tuple(f"class_{i:03d}" for i in range(1000))
+    assert class_names(",".join(names)) == names
+    assert class_names("x" * 300) == ("x" * 300,)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("bee\nant\n", encoding="utf-8-sig")
+    assert class_names(str(tmp_path / "names.txt")) == ("bee", "ant")
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes("fågel\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"names.txt can't be read as text.*give a UTF-8 file"):
+        class_names(str(tmp_path / "names.txt"))
 
 
 def test_unknown_class_is_refused_with_the_near_one() -> None:

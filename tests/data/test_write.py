@@ -106,7 +106,7 @@ class TestSelection:
 
     @pytest.mark.parametrize("name", ["cat, tabby", " cat", "#cat", "cat\n"])
     def test_class_name_that_no_list_could_hold_is_refused(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="Rename it"):
+        with pytest.raises(UserError, match="won't do.*; rename it"):
             build_shards(
                 BuildOptions("folder"), str(folder_input(tmp_path / "in", {name: 1})), tmp_path / "out"
             )
@@ -239,9 +239,10 @@ class TestOutput:
 
     def test_overwrite_replaces_all_of_it(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
-        (tmp_path / "out/mine.txt").write_text("worthless")
+        (tmp_path / "out/manifest.json").write_text("worthless")
+        (tmp_path / "out/000099.tar").write_text("worthless")
         build_shards(SHAPES, "-", tmp_path / "out", overwrite=True)
-        assert "mine.txt" not in contents(tmp_path / "out")
+        assert "000099.tar" not in contents(tmp_path / "out")
         open_shards(str(tmp_path / "out")).check_files()
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -251,7 +252,7 @@ class TestOutput:
         (root / "cat/1.png").write_bytes(b"no picture")
         if overwrite:
             (tmp_path / "out").mkdir()
-            (tmp_path / "out/old.txt").write_text("old")
+            (tmp_path / "out/manifest.json").write_text("old")
         with pytest.raises(UserError, match=r"cat/1\.png"):
             build_shards(BuildOptions("folder", size=8), str(root), tmp_path / "out", overwrite=overwrite)
         left = sorted(path.name for path in tmp_path.iterdir())
@@ -262,7 +263,7 @@ class TestOutput:
     ) -> None:
         build_shards(SHAPES, "-", tmp_path / "whole")
         (tmp_path / "out").mkdir()
-        (tmp_path / "out/old.txt").write_text("old")
+        (tmp_path / "out/manifest.json").write_text("old")
         written = 0
 
         class FullDisk(webdataset.TarWriter):  # type: ignore[misc, name-defined]
@@ -278,7 +279,7 @@ class TestOutput:
             patched.setattr(write.webdataset, "TarWriter", FullDisk)
             with pytest.raises(RunError, match="Free some space"):
                 build_shards(SHAPES, "-", tmp_path / "out", overwrite=True)
-        assert contents(tmp_path / "out") == {"old.txt": b"old"}
+        assert contents(tmp_path / "out") == {"manifest.json": b"old"}
         names = {path.name for path in (tmp_path / "out.partial").iterdir()}
         assert names == {"000000.tar", "000001.tar", "finished.jsonl"}
         build_shards(SHAPES, "-", tmp_path / "out", overwrite=True)

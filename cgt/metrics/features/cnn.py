@@ -29,6 +29,7 @@ from cgt.metrics.features.base import FeatureExtractor, Features
 NAME = "cnn"
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+KIND = files.FolderKind("the folder of a feature extractor", (CONFIG, WEIGHTS))
 
 
 class CnnDescription(Section):

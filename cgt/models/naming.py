@@ -1,0 +1,31 @@
+"""What class names may be: the same wherever they come in, from folders, files, configs and checkpoints."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+
+def distinct(classes: Sequence[str]) -> tuple[str, ...]:
+    """The class names, which differ and can be written in a list with commas, or one a line.
+
+    Raises:
+        ValueError: there is none, one is given twice, or one could not be written so.
+    """
+    if not classes:
+        raise ValueError("there must be at least one class, and there is none: give its name")
+    for name in classes:
+        if not name or re.search(r"[,\x00-\x1f]", name) or name != name.strip() or name.startswith("#"):
+            raise ValueError(
+                f"the class name {name!r} won't do: since lists of classes are written with them, a name "
+                "can't be empty or have commas, line ends, spaces around it or # in front; rename it"
+            )
+    if doubles := repeated(classes):
+        raise ValueError(
+            f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one"
+        )
+    return tuple(classes)
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """The names that stand more than once, in their order."""
+    return [name for name, times in Counter(names).items() if times > 1]
