@@ -35,6 +35,7 @@ SIDEWAYS = {("cgt.training", "cgt.data"), ("cgt.training", "cgt.metrics"), ("cgt
 
 MODELS_MAY_USE = {
     "cgt.models.folder": {"cgt", "cgt.errors", "cgt.files", "cgt.images", "cgt.rng"},
+    "cgt.models.record": {"cgt.errors"},
     "cgt.models.sampling": {"cgt.images", "cgt.rng"},
 }
 """Beside `cgt.models` itself: networks import torch alone."""

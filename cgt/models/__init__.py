@@ -1,1 +1,1 @@
-"""Generators and discriminators, which need torch alone; `folder` keeps them on disk, `sampling` draws."""
+"""Generators and discriminators, which need torch alone; `folder` and `record` keep them on disk."""

@@ -10,8 +10,6 @@ it. A transfer writes every tensor of its source again, byte for byte, and adds 
 what keeps the old classes what they were.
 """
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,14 +23,13 @@ from cgt import rng
 from cgt.errors import UserError
 from cgt.files import FolderKind, refuse_existing, replacing_folder, write_json, write_text
 from cgt.images import save_grid, to_uint8
-from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.biggan import Discriminator, Generator
 from cgt.models.norm import Bank, EmbeddedBank
+from cgt.models.record import FILE, BankRecord, DiscriminatorRecord, ModelRecord, not_a_model, read_record
 
-FORMAT_VERSION = 1
-ARCHITECTURE = "biggan"
 KIND = FolderKind(
     "a model folder",
-    ("config.json", "generator.safetensors"),
+    (FILE, "generator.safetensors"),
     ("discriminator.safetensors", "README.md", "samples.png"),
 )
 
@@ -63,60 +60,43 @@ def save_model(
     """
     refuse_existing(folder, overwrite=overwrite, kind=KIND)
     banks = [cast(Bank, bank) for bank in generator.banks]
-    config = {
-        "format_version": FORMAT_VERSION,
-        "architecture": ARCHITECTURE,
-        "resolution": generator.resolution,
-        "generator": dataclasses.asdict(generator.config),
-        "banks": [
-            {
-                "kind": "embedding" if isinstance(bank, EmbeddedBank) else "tables",
-                "classes": list(bank.classes),
-            }
+    record = ModelRecord(
+        resolution=generator.resolution,
+        generator=generator.config,
+        banks=tuple(
+            BankRecord(kind="embedding" if isinstance(bank, EmbeddedBank) else "tables", classes=bank.classes)
             for bank in banks
-        ],
-        "discriminator": None
+        ),
+        discriminator=None
         if discriminator is None
-        else {**dataclasses.asdict(discriminator.config), "classes": discriminator.classes},
-        "provenance": dict(provenance),
-    }
+        else DiscriminatorRecord(**vars(discriminator.config), classes=tuple(discriminator.classes)),
+        provenance=dict(provenance),
+    )
     with replacing_folder(folder) as temporary:
         save_file(_stored(generator), temporary / "generator.safetensors")
         if discriminator is not None:
             save_file(_stored(discriminator), temporary / "discriminator.safetensors")
         _write_card(temporary, generator, provenance)
-        write_json(temporary / "config.json", config)
+        write_json(temporary / FILE, record.to_json())
 
 
 def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
     """The networks of a model folder as they were trained, in eval mode, on the CPU.
 
-    Nothing in the files is executed.
+    Nothing in the files is executed, and torch's global generator is left alone.
 
     Raises:
         UserError: no model folder, a damaged one, or one of another architecture or a later format.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    resolution, banks = config["resolution"], config["banks"]
+    record = read_record(folder)
     try:
-        generator = Generator(
-            _dataclass(GeneratorConfig, config["generator"]), resolution, banks[0]["classes"]
-        )
-        if banks[0]["kind"] == "tables" and isinstance(generator.banks[0], EmbeddedBank):
-            generator.banks[0] = generator.new_class_bank(banks[0]["classes"])
-        for bank in banks[1:]:
-            generator.append(generator.new_class_bank(bank["classes"]))
-        discriminator = None
-        if config["discriminator"] is not None:
-            values = dict(config["discriminator"])
-            classes = values.pop("classes")
-            discriminator = Discriminator(_dataclass(DiscriminatorConfig, values), resolution, classes)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder / 'config.json'} does not describe a model ({error}): take an unchanged copy of the "
-            "folder."
-        ) from error
+        # Without storage until the stored tensors are known to fit: a wrong size costs nothing, and weights
+        # that are read don't have to be drawn first.
+        with torch.device("meta"):
+            generator, discriminator = _built(record)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # torch has all of these for sizes
+        raise not_a_model(folder, [str(error).partition("\n")[0]]) from error
     _load(generator, folder / "generator.safetensors")
     if discriminator is not None:
         _load(discriminator, folder / "discriminator.safetensors")
@@ -144,7 +124,7 @@ def find_model(path: str | Path) -> Path:
     path = Path(path)
     candidates = [path, path / "model", path / "best" / "model", path / "latest" / "model"]
     for candidate in candidates:
-        if (candidate / "config.json").is_file():
+        if (candidate / FILE).is_file():
             return candidate
     if not path.exists():
         raise UserError(f"there is no model at {path}: the path does not exist.")
@@ -154,12 +134,25 @@ def find_model(path: str | Path) -> Path:
     )
 
 
+def _built(record: ModelRecord) -> tuple[Generator, Discriminator | None]:
+    first, *others = record.banks
+    generator = Generator(record.generator, record.resolution, first.classes)
+    if first.kind == "tables":
+        generator.banks[0] = generator.new_class_bank(first.classes)
+    for bank in others:
+        generator.append(generator.new_class_bank(bank.classes))
+    found = record.discriminator
+    discriminator = Discriminator(found.config, record.resolution, found.classes) if found else None
+    return generator, discriminator
+
+
 def _stored(network: nn.Module) -> dict[str, Tensor]:
     """The state of a network, as safetensors wants it."""
     return {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
 
 
 def _load(network: nn.Module, path: Path) -> None:
+    """Give a network without storage the tensors of a file."""
     try:
         tensors = load_file(path)
     except FileNotFoundError:
@@ -183,47 +176,8 @@ def _load(network: nn.Module, path: Path) -> None:
             f"{path} does not hold the model that its config.json describes: {shown}. Use a folder whose "
             "files belong together."
         )
+    network.to_empty(device="cpu")
     network.load_state_dict(tensors)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is not a model folder: it has no config.json.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error}): take an unbroken copy of the model folder."
-        ) from error
-    known = {
-        "format_version",
-        "architecture",
-        "resolution",
-        "generator",
-        "banks",
-        "discriminator",
-        "provenance",
-    }
-    if not isinstance(config, dict) or config.keys() != known:
-        raise UserError(
-            f"{path} is not the config of a cgt model: it must have the keys {', '.join(sorted(known))}."
-        )
-    if config["format_version"] != FORMAT_VERSION:
-        raise UserError(
-            f"{folder} has format version {config['format_version']!r}, and this cgt reads version "
-            f"{FORMAT_VERSION}: use the cgt that wrote it."
-        )
-    if config["architecture"] != ARCHITECTURE:
-        raise UserError(
-            f"{folder} holds a {config['architecture']!r}, and this cgt knows {ARCHITECTURE!r} only."
-        )
-    return config
-
-
-def _dataclass(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """`kind` of JSON's values, in which tuples are lists."""
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _write_card(folder: Path, generator: Generator, provenance: Mapping[str, Any]) -> None:

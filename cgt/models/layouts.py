@@ -1,5 +1,6 @@
 """The shapes that BigGAN comes in: published layouts, and configs of generators and discriminators."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
@@ -59,7 +60,7 @@ class GeneratorConfig:
         _require_at_least(0, shared_dim=self.shared_dim)
         if self.channels is not None:
             _require_widths(self.channels, at_least=2)
-        if self.bn_eps <= 0:
+        if not 0 < self.bn_eps < math.inf:
             raise ValueError(f"bn_eps is {self.bn_eps}, and must be above 0: leave it out (BigGAN: 1e-5)")
         if self.hierarchical and not self.shared_dim:
             raise ValueError(
