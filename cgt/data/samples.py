@@ -3,7 +3,7 @@
 import contextlib
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
 
 import webdataset
@@ -76,6 +76,23 @@ def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterat
         raise DamagedShardError(
             folder, shard, f"it holds {number} samples, the manifest says {shard.samples}"
         )
+
+
+def check_counts(
+    folder: ShardFolder, shard: Shard, found: Mapping[str, int], listed: Mapping[str, int]
+) -> None:
+    """Compare the pictures per class that a shard gave with those that it should give.
+
+    Raises:
+        UserError: they differ.
+    """
+    wrong = [
+        f"{found.get(name, 0)} pictures of {name}, the manifest says {number}"
+        for name, number in listed.items()
+        if found.get(name, 0) != number
+    ]
+    if wrong:
+        raise DamagedShardError(folder, shard, f"it holds {'; '.join(wrong)}")
 
 
 def decode(folder: ShardFolder, shard: Shard, sample: Sample) -> Tensor:

@@ -10,7 +10,7 @@ Shapes: N pictures of a batch, R rows and columns.
 
 import itertools
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from torch import Tensor
 from cgt import rng
 from cgt.data.manifest import Manifest, Shard, ShardFolder
 from cgt.data.order import check_batch_size, flips, share
-from cgt.data.samples import Sample, decode, open_shard, read_samples
+from cgt.data.samples import Sample, check_counts, decode, open_shard, read_samples
 from cgt.data.selection import Selection
 
 BUFFER_BYTES = 256 * 2**20
@@ -102,9 +102,12 @@ class StreamedPictures:
 
     def _read(self, shards: Iterable[Shard]) -> Iterator[Entry]:
         for shard in shards:
+            found: Counter[str] = Counter()
             with open_shard(self._folder, shard) as stream:
                 for label, sample in self._selection.pick(shard, read_samples(self._folder, shard, stream)):
+                    found[self.classes[label]] += 1
                     yield Entry(shard, sample, label)
+            check_counts(self._folder, shard, found, self._selection.taken[shard.file])
 
     def _picture(self, entry: Entry, mirrored: bool) -> Tensor:
         x_3RR = decode(self._folder, entry.shard, entry.sample)

@@ -5,6 +5,7 @@ Every picture of a miniature is told apart by its bytes.
 
 import http.server
 import itertools
+import json
 import shutil
 import threading
 from collections import Counter
@@ -273,6 +274,19 @@ class TestDamage:
         opened = open_pictures(DataConfig(shards=str(copy), reader="stream"))
         with pytest.raises(UserError, match=rf"{one.name} is damaged: the sample .* has no"):
             list(opened.once(4))
+
+    def test_stream_names_the_shard_that_holds_other_classes(self, copy: Path) -> None:
+        manifest = json.loads((copy / "manifest.json").read_text())
+        shard = next(shard for shard in manifest["shards"] if len(shard["counts"]) > 1)
+        (more, fewer), (n, m) = list(shard["counts"])[:2], list(shard["counts"].values())[:2]
+        shard["counts"] |= {more: n + 1, fewer: m - 1}
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        words = rf"{shard['file']} is damaged: it holds {n} pictures of {more}, the manifest says {n + 1}"
+        pictures = open_pictures(DataConfig(shards=str(copy), reader="stream"))
+        with pytest.raises(UserError, match=words):
+            take(pictures.batches(4, seed=0), 10)
+        with pytest.raises(UserError, match=words):
+            list(pictures.once(4))
 
     def test_stream_names_the_picture_that_does_not_decode(self, copy: Path) -> None:
         content = (copy / "000000.tar").read_bytes()
