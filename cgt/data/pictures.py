@@ -4,30 +4,20 @@ Shapes: N pictures of a batch, R rows and columns.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from cgt.config import Section
 from cgt.data.manifest import ShardFolder, open_shards
 from cgt.data.resident import ResidentPictures
-from cgt.data.selection import Selection, choose, class_names
+from cgt.data.selection import Classes, Selection, choose, class_names
 from cgt.data.stream import StreamedPictures
 from cgt.errors import UserError
 
 RESIDENT_BYTES = 2 * 2**30
 """Decoded pictures up to this size are held in memory."""
-
-
-def _numbers_as_names(value: Any) -> Any:
-    """YAML reads the class names of digits, `[8, 9]`, as numbers."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return [_numbers_as_names(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-Classes = Annotated[tuple[str, ...] | str | None, BeforeValidator(_numbers_as_names)]
 
 
 class DataConfig(Section):

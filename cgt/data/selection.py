@@ -8,12 +8,26 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from cgt.catalog import did_you_mean
 from cgt.data.manifest import Manifest, Shard
 from cgt.data.samples import Sample
 from cgt.errors import UserError
 from cgt.models.naming import distinct
+
+
+def _numbers_as_names(value: Any) -> Any:
+    """YAML reads the class names of digits, `[8, 9]`, as numbers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return [_numbers_as_names(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+Classes = Annotated[tuple[str, ...] | str | None, BeforeValidator(_numbers_as_names)]
+"""Classes in a config, in the forms that `class_names` takes; None for all."""
 
 
 def class_names(names: str | Sequence[str]) -> tuple[str, ...]:

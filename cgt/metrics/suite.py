@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cgt import catalog, images, rng
 from cgt.config import Section
+from cgt.data.selection import Classes, class_names
 from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import STANDARD, FeatureExtractor, Features
 
@@ -34,8 +35,8 @@ class EvalConfig(Section):
     metrics: tuple[str, ...] = ("fid", "kmmd")
     images: int = Field(default=5000, ge=2)
     """Generated pictures."""
-    classes: tuple[str, ...] | None = None
-    """Classes to measure; None for all of the data's."""
+    classes: Classes = None
+    """Classes to measure, given as in `data`; None for all of the data's."""
     batch_size: int = Field(default=64, ge=1)
     """Pictures at once. No score depends on it."""
     best: str = "fid"
@@ -118,7 +119,7 @@ class Evaluator:
         images: generated pictures, over all ranks.
         seed: of the noise.
         batch_size: pictures at once.
-        classes: names of those to measure; None for all of the pictures'.
+        classes: those to measure, as `class_names` takes them; None for all of the pictures'.
         rank: this process's number.
         world: the number of processes.
 
@@ -135,14 +136,14 @@ class Evaluator:
         images: int,
         seed: int,
         batch_size: int,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str] | str | None = None,
         *,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.pictures = pictures
         self.extractor = extractor
-        self.classes = tuple(pictures.classes if classes is None else classes)
+        self.classes = pictures.classes if classes is None else class_names(classes)
         self.images = images
         self.seed = seed
         self.batch_size = batch_size

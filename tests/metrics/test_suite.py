@@ -195,6 +195,23 @@ def test_an_unknown_metric_is_refused_with_a_guess():
         EvalConfig(metrics=("fid", "kmdd"))
 
 
+@pytest.mark.parametrize("classes", ["bee,ant", ("bee", "ant"), ["bee", "ant"], "names.txt"])
+def test_the_measured_classes_are_given_in_the_forms_of_data(classes, tmp_path, monkeypatch):
+    (tmp_path / "names.txt").write_text("# insects\nbee\nant\n")
+    monkeypatch.chdir(tmp_path)
+    config = EvalConfig(classes=classes)
+    evaluator = Evaluator(MemoryPictures(CLASSES), Means(), ["fid"], 8, 0, 4, config.classes)
+    assert evaluator.classes == ("bee", "ant")
+
+
+def test_class_names_that_yaml_reads_as_numbers_are_names():
+    evaluator = Evaluator(
+        MemoryPictures(("7", "8")), Means(), ["fid"], 8, 0, 4, EvalConfig(classes=8).classes
+    )
+    assert evaluator.classes == ("8",)
+    assert EvalConfig(classes=[7, 8]).classes == ("7", "8")
+
+
 def test_an_empty_list_of_metrics_is_refused():
     with pytest.raises(ValidationError, match="at least"):
         EvalConfig(metrics=())
