@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from cgt.errors import UserError
@@ -17,7 +18,7 @@ class World:
 
     Args:
         precision: "fp32", or "bf16"/"fp16" for autocast.
-        cpu: stay on the CPU where there is a GPU.
+        cpu: stay on the CPU where there is a GPU, as ACCELERATE_USE_CPU says too.
 
     Raises:
         UserError: the process was started as one of several (training runs in one process so far), or fp16 is
@@ -26,7 +27,7 @@ class World:
 
     def __init__(self, precision: Precision = "fp32", *, cpu: bool = False) -> None:
         self.precision = precision
-        self._state = PartialState(cpu=cpu)
+        self._state = PartialState(cpu=cpu or _cpu_wanted())
         if self.size > 1:
             raise UserError(
                 f"started as one of {self.size} processes, but training runs in one: start the verb "
@@ -71,6 +72,11 @@ class World:
         return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
 
+def device() -> torch.device:
+    """Where verbs without a `World` compute: on the GPU if there is one, unless ACCELERATE_USE_CPU is set."""
+    return torch.device("cuda" if torch.cuda.is_available() and not _cpu_wanted() else "cpu")
+
+
 def backends() -> list[str]:
     """The ways for processes to talk to each other that this torch was built with."""
     there = torch.distributed
@@ -82,3 +88,8 @@ def backends() -> list[str]:
         "mpi": there.is_mpi_available(),
     }
     return [name for name, is_built in built.items() if is_built]
+
+
+def _cpu_wanted() -> bool:
+    """Whether the environment says so, as `accelerate launch --cpu` sets it."""
+    return bool(parse_flag_from_env("ACCELERATE_USE_CPU"))

@@ -65,11 +65,11 @@ def evaluate(
 
     Scores compare only where features, data, classes and the number of pictures are the same.
     """
-    import torch
     from rich.console import Console
 
     from cgt.cli.classes import chosen_classes
     from cgt.data import DataConfig, open_pictures
+    from cgt.distributed import device
     from cgt.files import refuse_existing, write_json
     from cgt.metrics.features import load_extractor
     from cgt.metrics.suite import Evaluator, directions
@@ -82,11 +82,10 @@ def evaluate(
         refuse_existing(json, overwrite=overwrite, inputs=(folder, data, features, weights))
     metric_names = [name.strip() for name in metrics.split(",")]
     better = directions(metric_names)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = load_generator(folder).to(device)
+    generator = load_generator(folder).to(device())
     names = chosen_classes(generator, classes)
     pictures = open_pictures(DataConfig(shards=data, classes=tuple(names)))
-    extractor = load_extractor(features, None if weights is None else str(weights), device)
+    extractor = load_extractor(features, None if weights is None else str(weights), device())
     evaluator = Evaluator(pictures, extractor, metric_names, images, seed, batch_size)
     with steps_progress(evaluator.batches, 0, pictures_per_step=batch_size, task="measuring") as progress:
         scores = evaluator(generator, lambda: progress.advance({}))

@@ -55,6 +55,7 @@ def train(
     import torch
 
     from cgt.data import DataConfig, open_pictures
+    from cgt.distributed import device
     from cgt.files import refuse_existing
     from cgt.metrics.features import cnn
     from cgt.metrics.features.cnn_training import BATCH, CnnTraining
@@ -67,7 +68,7 @@ def train(
     training = CnnTraining(steps=steps, seed=seed, flip=flip, shift=shift)
     with steps_progress(steps, 0, pictures_per_step=BATCH) as progress:
         model, description = train_cnn(
-            x, y, pictures.classes, training, lambda loss: progress.advance({"loss": loss})
+            x, y, pictures.classes, training, lambda loss: progress.advance({"loss": loss}), device()
         )
     provenance = {**description.provenance, "data": shards, "data_sha256": pictures.digest}
     cnn.save(out, model, description.model_copy(update={"provenance": provenance}))

@@ -51,6 +51,7 @@ def sample(
     import torch
 
     from cgt.cli.classes import chosen_classes
+    from cgt.distributed import device
     from cgt.files import refuse_existing, replacing_folder, write_bytes, write_json
     from cgt.images import encode_png, save_grid
     from cgt.models.folder import find_model, load_generator
@@ -59,7 +60,7 @@ def sample(
     folder = find_model(model)
     as_grid = out.suffix.lower() == ".png"
     refuse_existing(out, overwrite=overwrite, kind=None if as_grid else KIND, inputs=(folder,))
-    generator = load_generator(folder)
+    generator = load_generator(folder).to(device())
     names = chosen_classes(generator, classes)
     pictures = {
         name: sample_class(generator, name, per_class, seed=seed, truncation=truncation) for name in names

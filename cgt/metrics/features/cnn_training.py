@@ -47,15 +47,17 @@ def train(
     classes: Sequence[str],
     config: CnnTraining,
     on_step: Callable[[float], None],
+    device: torch.device | str = "cpu",
 ) -> tuple[SmallCnn, CnnDescription]:
     """A classifier of the pictures, in eval mode, and what it is.
 
     Args:
-        x_N3RR: uint8 pictures.
-        y_N: int64 indices into `classes`.
+        x_N3RR: uint8 pictures, on the CPU.
+        y_N: int64 indices into `classes`, likewise.
         classes: their names.
         config: how long, and with what augmentation.
         on_step: told the loss of every step.
+        device: where to train; the weights begin alike on all.
 
     Raises:
         UserError: a single class, or a class of which no picture is left to train on or to hold out.
@@ -67,7 +69,7 @@ def train(
     training, held_out = split(y_N, classes, config)
     resolution = x_N3RR.shape[-1]
     with rng.seeded_globally(config.seed, "cnn weights"):
-        model = SmallCnn(tuple(classes), resolution, widths(resolution))
+        model = SmallCnn(tuple(classes), resolution, widths(resolution)).to(device)
     with _threads(resolution):
         _fit(model, x_N3RR, y_N, training, config, on_step)
         model.frozen(sha256="")
@@ -113,7 +115,8 @@ def _fit(
     )
     for step in range(config.steps):
         chosen = training[batch_indices(len(training), step, config.seed)]
-        loss = F.cross_entropy(_logits(model, augmented(x_N3RR[chosen], step, config)), y_N[chosen])
+        x, y = augmented(x_N3RR[chosen], step, config).to(model.device), y_N[chosen].to(model.device)
+        loss = F.cross_entropy(_logits(model, x), y)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -172,7 +175,10 @@ def augmented(x_N3RR: Tensor, step: int, config: CnnTraining) -> Tensor:
 def measured_accuracy(model: SmallCnn, x_N3RR: Tensor, y_N: Tensor, chosen: Tensor) -> float:
     """Share in [0, 1] of the chosen pictures that the model names rightly."""
     right_N = torch.cat(
-        [_logits(model, x_N3RR[part]).argmax(1) == y_N[part] for part in torch.split(chosen, 256)]
+        [
+            _logits(model, x_N3RR[part].to(model.device)).argmax(1).cpu() == y_N[part]
+            for part in torch.split(chosen, 256)
+        ]
     )
     return float(right_N.double().mean())
 
