@@ -64,12 +64,23 @@ def build(
         seed=seed,
         shard_mb=shard_mb,
     )
+    remarks: list[str] = []
     with _progress("pictures") as progress:
-        manifest = build_shards(options, path, out, workers=workers, overwrite=overwrite, progress=progress)
+        manifest = build_shards(
+            options,
+            path,
+            out,
+            workers=workers,
+            overwrite=overwrite,
+            progress=progress,
+            remark=remarks.append,
+        )
     typer.echo(
         f"{out}: {manifest.samples:,} pictures of {len(manifest.classes)} classes, {manifest.size} px, "
         f"{len(manifest.shards)} shards, {manifest.bytes / 1e6:,.1f} MB"
     )
+    for sentence in remarks:
+        typer.echo(f"{path}: {sentence}", err=True)
 
 
 @app.command()

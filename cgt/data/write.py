@@ -60,6 +60,7 @@ class Plan:
     build: dict[str, str | int | float | tuple[str, ...] | None]
     """What the manifest says of how the shards were made."""
     fingerprint: str
+    remark: str | None
 
 
 def build_shards(
@@ -70,6 +71,7 @@ def build_shards(
     workers: int = 1,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    remark: Callable[[str], None] = lambda sentence: None,
 ) -> Manifest:
     """Build the shard folder `out` from the source's input `path` ("-" for none).
 
@@ -79,6 +81,7 @@ def build_shards(
         workers: threads that load and encode.
         overwrite: replace the shard folder that stands at `out`, once the new shards are complete.
         progress: called with the pictures done and their total.
+        remark: told, once the shards are there, what the source has to say of its input.
 
     Raises:
         UserError: `out` exists, and is to be kept, the input or no shard folder; an option that the source
@@ -100,6 +103,8 @@ def build_shards(
         partial.close_log()
         write_json(partial.folder / FILE, manifest.to_json())
         put_folder(partial.folder, out)
+    if plan.remark:
+        remark(plan.remark)
     return manifest
 
 
@@ -134,12 +139,13 @@ def _plan(options: BuildOptions, path: str) -> Plan:
         raise UserError(
             f"{place} has no pictures of {', '.join(map(repr, empty[:5]))}: "
             "add some, or name the other classes with --classes."
+            + (f" It {source.remark}" if source.remark else "")
         )
     keys = "\n".join(f"{picture.key} {picture.class_name}" for picture in pictures)
     chosen = asdict(options) | {"split": request.split, "cgt": __version__}
     del chosen["size"]
     digest = hashlib.sha256(f"{source.fingerprint}\n{keys}".encode()).hexdigest()
-    return Plan(classes, pictures, request.size, chosen, digest)
+    return Plan(classes, pictures, request.size, chosen, digest, source.remark)
 
 
 def _write(

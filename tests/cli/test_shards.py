@@ -44,6 +44,32 @@ def test_build_from_an_archive_with_every_option(tmp_path: Path, capsys: pytest.
     assert manifest["build"]["seed"] == 3
 
 
+def test_files_that_are_passed_over_are_counted_by_suffix(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_input(tmp_path / "in")
+    for name in ("cat/a.tif", "cat/b.TIF", "dog/c.gif", "dog/readme", "dog/.hidden", "list.csv"):
+        (root / name).touch()
+    words = ("build", "folder", root, tmp_path / "out", "--size", 8)
+    code, _, said = run(capsys, *words)
+    assert code == 0
+    assert "passed over 4 files" in said
+    assert said.rstrip().endswith(": 1 .gif, 2 .tif, 1 without a suffix.")
+    (root / "owl").mkdir()
+    (root / "owl/a.heic").touch()
+    code, _, said = run(capsys, *words, "--overwrite")
+    assert code == 2
+    assert "no pictures of 'owl'" in said
+    assert "1 .heic" in said
+
+
+def test_nothing_is_said_where_nothing_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("build", "folder", folder_input(tmp_path / "in"), tmp_path / "out", "--size", 8)
+    assert "passed over" not in run(capsys, *words)[2]
+
+
 def test_existing_output_needs_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("build", "shapes", "-", tmp_path / "out", "--per-class", 1, "--size", 8)
     assert run(capsys, *words)[0] == 0

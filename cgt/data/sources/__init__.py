@@ -40,6 +40,8 @@ class Source:
     pictures: Sequence[Picture]
     fingerprint: str = ""
     """Changes when the input does: an interrupted build goes on only with what it began with."""
+    remark: str | None = None
+    """What the person who builds should know of the input, a sentence."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
 def read(request: Request) -> Source:
-    """Every picture file of every class, sorted; hidden files and other suffixes are passed over.
+    """Every picture file of every class, sorted.
+
+    Hidden files are passed over, and so are those of other suffixes, which the remark counts.
 
     Raises:
         UserError: the input is no folder or has no subfolders, or a link in it leads elsewhere.
@@ -32,20 +35,34 @@ def read(request: Request) -> Source:
         raise UserError(f"{request.path} has no subfolders: the input of folder is {INPUT}.")
     fingerprint = hashlib.sha256()
     pictures = []
+    others: Counter[str] = Counter()
     for folder in classes:
         for file in _files(folder, root):
+            if file.suffix.lower() not in SUFFIXES:
+                others[file.suffix.lower() or "without a suffix"] += 1
+                continue
             status = file.stat()
             relative = file.relative_to(root).as_posix()
             fingerprint.update(f"{relative}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
             pictures.append(Picture(_key(relative), folder.name, functools.partial(_load, file)))
-    return Source(tuple(folder.name for folder in classes), pictures, fingerprint.hexdigest())
+    return Source(
+        tuple(folder.name for folder in classes), pictures, fingerprint.hexdigest(), _passed_over(others)
+    )
+
+
+def _passed_over(others: Counter[str]) -> str | None:
+    if not others:
+        return None
+    files = "1 file" if others.total() == 1 else f"{others.total():,} files"
+    listed = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
+    return f"passed over {files} of other kinds than {', '.join(sorted(SUFFIXES))}: {listed}."
 
 
 def _files(folder: Path, root: Path) -> Iterator[Path]:
     for entry in _sorted(folder):
         if _inside(entry, root).is_dir():
             yield from _files(entry, root)
-        elif entry.suffix.lower() in SUFFIXES:
+        else:
             yield entry
 
 
