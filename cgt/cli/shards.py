@@ -1,8 +1,6 @@
 """`cgt shards build | inspect | verify`: pictures on disk in the form that training reads."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +52,7 @@ def build(
     """
     from cgt.data.selection import class_names
     from cgt.data.write import BuildOptions, build_shards
+    from cgt.progress import work_progress
 
     options = BuildOptions(
         source=source,
@@ -65,14 +64,14 @@ def build(
         shard_mb=shard_mb,
     )
     remarks: list[str] = []
-    with _progress("pictures") as progress:
+    with work_progress("pictures", "building") as progress:
         manifest = build_shards(
             options,
             path,
             out,
             workers=workers,
             overwrite=overwrite,
-            progress=progress,
+            progress=progress.reach,
             remark=remarks.append,
         )
     typer.echo(
@@ -123,10 +122,11 @@ def verify(
     """Check a shard folder down to every picture: hashes, counts, keys, and that all of it decodes."""
     from cgt.data.manifest import open_shards
     from cgt.data.verify import problems
+    from cgt.progress import work_progress
 
     opened = open_shards(folder)
-    with _progress("shards") as progress:
-        found = problems(opened, progress)
+    with work_progress("shards", "checking") as progress:
+        found = problems(opened, progress.reach)
     for problem in found:
         typer.echo(problem)
     if found:
@@ -136,38 +136,3 @@ def verify(
         )
     manifest = opened.manifest
     typer.echo(f"{folder}: all {manifest.samples:,} pictures in {len(manifest.shards)} shards are sound")
-
-
-@contextlib.contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, total) that shows speed and time left: a bar, or plain lines without a terminal."""
-    import time
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from cgt.progress import PLAIN_LINE_SECONDS, stderr_console
-
-    console = stderr_console()
-    began = latest = time.monotonic()
-    first: int | None = None
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit} {{task.fields[speed]}}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", speed="")
-
-        def show(done: int, total: int) -> None:
-            nonlocal first, latest
-            first = done if first is None else first
-            now = time.monotonic()
-            per_second = (done - first) / max(now - began, 1e-9)
-            bar.update(task, completed=done, total=total, speed=f"{per_second:,.0f}/s")
-            if not console.is_terminal and now - latest >= PLAIN_LINE_SECONDS and per_second:
-                left = (total - done) / per_second
-                console.print(f"{done:,} of {total:,} {unit}, {per_second:,.0f}/s, {left:,.0f} s left")
-                latest = now
-
-        yield show
