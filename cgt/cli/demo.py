@@ -66,12 +66,12 @@ def demo(
         for name in ("source", "new", "choice", "reference")
     }
     stage("a classifier of the pictures, whose features the metrics use")
-    train_features(shards["choice"], out / "features")
+    train_features(shards["choice"], out / "features", steps=200)
     measured = [
         f"eval.data={shards['choice']}",
         f"eval.features={out / 'features'}",
         f"eval.metrics=[{METRICS}]",
-        "eval.images=750",
+        "eval.images=500",
     ]
     stage("pretrain: the source's classes")
     pretrain(f"{data}/pretrain", [f"data={shards['source']}", *measured], out / "pretrain")
