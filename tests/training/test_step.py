@@ -148,3 +148,15 @@ def test_standing_statistics_are_the_plain_mean_over_the_batches_and_training_ke
     finished = snapshot(t)
     torch.testing.assert_close(finished.banks[0].statistics[0].mean, torch.stack(means).mean(0))
     assert torch.equal(t.bank.statistics[-1].mean, running)
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_as_plain_ones_do() -> None:
+    def losses(compiled: bool) -> list[dict[str, float]]:
+        rates = {"generator_lr": 1e-4, "discriminator_lr": 1e-4, "discriminator_steps": 1}
+        t = trainer(compile=compiled, optim=rates)
+        batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
+        return [train_step(t, batches, step) for step in range(2)]
+
+    for plain, compiled in zip(losses(False), losses(True), strict=True):
+        assert compiled == pytest.approx(plain, rel=1e-3, abs=1e-4)
