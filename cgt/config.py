@@ -87,7 +87,8 @@ def read(model: type[Section], source: str, overrides: Sequence[str] = ()) -> Dr
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise UserError(
-                f"{override!r} is not of the form key=value. Write, for example, steps=1000 or optim.lr=1e-4."
+                f"{override!r} is not of the form key=value. Write, for example, steps=1000 or "
+                "optim.generator_lr=1e-4."
             )
         layer: Any = _parse(text, f"the override {override}")
         for part in reversed(key.split(".")):

@@ -29,10 +29,11 @@ class WorkProgress:
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, note=note)
-        elif now - self._last_line >= PLAIN_LINE_SECONDS and speed:
+        elif (now - self._last_line >= PLAIN_LINE_SECONDS or done == total) and speed:
             self._last_line = now
             minutes = (total - done) / speed / 60
-            self._console.print(f"{done:,} of {total:,} {note}  {minutes:.1f} min left")
+            end = f"{minutes:.1f} min left" if done < total else f"done in {(now - self._start) / 60:.1f} min"
+            self._console.print(f"{done:,} of {total:,} {note}  {end}")
 
     def print(self, line: str) -> None:
         """A line of its own, above the bar."""

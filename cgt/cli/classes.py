@@ -10,21 +10,23 @@ def chosen_classes(generator: Generator, choice: str | None) -> list[str]:
 
     Args:
         generator: with one or more banks.
-        choice: "all" (or None), "old" for those of all banks but the last, "new" for those of the last, names
-            ("a,b"), or a text file of names.
+        choice: "all" (or None), "new" for those of the last bank (all, where there is one), "old" for
+            those before, names ("a,b"), or a text file of names.
 
     Raises:
-        UserError: "old" or "new" of a generator that was never extended, or an unknown name.
+        UserError: "old" of a generator that was never extended, or an unknown name.
     """
     names = generator.classes
     if choice is None or choice == "all":
         return names
-    if choice in ("old", "new"):
-        if len(generator.banks) < 2:
+    first_new = len(names) - len(generator.banks[-1].classes)  # type: ignore[arg-type]
+    if choice == "new":
+        return names[first_new:]
+    if choice == "old":
+        if not first_new:
             raise UserError(
-                f"--classes {choice} needs a model that was extended, and this one has a single bank: "
-                "leave it out, or give names."
+                "--classes old needs a model that a transfer extended, and this one has the classes of one "
+                "training alone: leave it out, or give names."
             )
-        first_new = len(names) - len(generator.banks[-1].classes)  # type: ignore[arg-type]
-        return names[:first_new] if choice == "old" else names[first_new:]
+        return names[:first_new]
     return list(choose(names, class_names(choice), "the model"))

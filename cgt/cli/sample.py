@@ -10,6 +10,7 @@ from cgt.cli.options import MODEL, OVERWRITE, SEED
 from cgt.files import FolderKind
 
 RECORD = "samples.json"
+OTHER_PICTURES = {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf", ".svg"}
 KIND = FolderKind("a folder of samples", (RECORD,), ("[0-9]*/[0-9]*.png",))
 
 
@@ -52,6 +53,7 @@ def sample(
 
     from cgt.cli.classes import chosen_classes
     from cgt.distributed import device
+    from cgt.errors import UserError
     from cgt.files import refuse_existing, replacing_folder, write_bytes, write_json
     from cgt.images import encode_png, save_grid
     from cgt.models.folder import find_model, load_generator
@@ -59,6 +61,10 @@ def sample(
 
     folder = find_model(model)
     as_grid = out.suffix.lower() == ".png"
+    if out.suffix.lower() in OTHER_PICTURES:
+        raise UserError(
+            f"--out {out}: a grid is written as .png; name FILE.png, or a folder for single pictures."
+        )
     refuse_existing(out, overwrite=overwrite, kind=None if as_grid else KIND, inputs=(folder,))
     generator = load_generator(folder).to(device())
     names = chosen_classes(generator, classes)

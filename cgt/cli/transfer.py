@@ -34,7 +34,7 @@ def transfer(
 
     CONFIG names the method and its options; every key can be set on the command line, as in
 
-        cgt transfer shapes/cgantransfer --source runs/pretrain data=shards/new method.start=uniform
+        cgt transfer shapes/cgantransfer --source runs/shapes/pretrain data=shards/new method.start=uniform
     """
     from cgt import catalog
     from cgt.cli.training_run import execute, place_of, task_of

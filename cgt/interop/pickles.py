@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -26,7 +27,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"there is no file {path}: name a checkpoint file, or the folder that holds it.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A pickle of an unusual protocol is refused below; torch's advice to report it helps nobody.
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise UserError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
     except Exception as error:
@@ -126,10 +130,7 @@ def _refusal(path: Path, error: Exception) -> str:
             f"{path} holds more than tensors: it asks for {asks[1] or asks[2]}, which could run code. It was "
             "refused, and nothing in it was executed. Get a file that holds names and tensors alone."
         )
-    return (
-        f"{path} is not a PyTorch checkpoint, or is incomplete ({_first_line(error)}): "
-        "download or copy it again, or name another file."
-    )
+    return f"{path} is not a PyTorch checkpoint, or is incomplete: copy it again, or name another file."
 
 
 def _described(content: Any) -> str:

@@ -110,9 +110,8 @@ def load_generator(folder: str | Path) -> Generator:
         UserError: no model folder, a damaged one, or one of another architecture or a later format.
     """
     generator, _ = load_model(folder)
-    generator.requires_grad_(False)
     generator.fold()
-    return generator
+    return generator.requires_grad_(False)
 
 
 def find_model(path: str | Path) -> Path:
@@ -127,7 +126,10 @@ def find_model(path: str | Path) -> Path:
         if (candidate / FILE).is_file():
             return candidate
     if not path.exists():
-        raise UserError(f"there is no model at {path}: the path does not exist.")
+        raise UserError(
+            f"there is no model at {path}: the path does not exist. Name the folder that `cgt pretrain`, "
+            "`cgt transfer` or `cgt convert` wrote."
+        )
     raise UserError(
         f"{path} is neither a model folder (with a config.json) nor a run folder with a checkpoint: "
         "name the folder that `cgt pretrain`, `cgt transfer` or `cgt convert` wrote."

@@ -205,7 +205,12 @@ def _naming_last_checkpoint(checkpoints: Checkpoints) -> Iterator[None]:
         yield
     except (RunError, UserError) as error:
         good = checkpoints.latest
-        raise type(error)(f"{error} The last good checkpoint is {good or 'none yet'}.") from error
+        back = (
+            f"The last good checkpoint is {good}; --resume goes on from it."
+            if good
+            else "There is no checkpoint yet."
+        )
+        raise type(error)(f"{error} {back}") from error
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0)
     compile: bool = False
     """Compile both networks with torch.compile."""
-    log_every: int = Field(50, ge=1)
+    log_every: int = Field(10, ge=1)
     eval_every: int = Field(1000, ge=1)
     """Steps between evaluations and sample grids; the end of the run is always evaluated."""
     save_every: int = Field(1000, ge=1)

@@ -92,3 +92,8 @@ def test_an_output_that_exists_is_kept_unless_overwriting_is_asked_for(shards, t
 
 def test_the_steps_default_to_what_the_training_does():
     assert inspect.signature(train).parameters["steps"].default == CnnTraining().steps
+
+
+@pytest.mark.parametrize("steps", ["2", "3", "5", "10"])
+def test_any_number_of_steps_trains(shards, tmp_path, steps):
+    assert main(["features", "train", shards, str(tmp_path / "out"), "--steps", steps]) == 0

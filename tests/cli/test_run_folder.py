@@ -161,7 +161,7 @@ def test_weights_that_overflow_are_never_saved_as_a_checkpoint(
     message = capsys.readouterr().err
     assert code == 1
     assert "diverged" in message
-    assert "The last good checkpoint is none yet" in message.replace("\n", " ")
+    assert "There is no checkpoint yet" in message.replace("\n", " ")
     assert not (tmp_path / "run" / "latest").exists()
 
 

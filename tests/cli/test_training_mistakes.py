@@ -118,9 +118,13 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
         lambda w, t: ["sample", str(w / "source"), "--out", str(t / "x.png"), "--classes", "red-dsk"],
         ["red-dsk", "did you mean 'red-disk'"],
     ),
-    "new classes of a model that has none": (
-        lambda w, t: ["sample", str(w / "source"), "--out", str(t / "x.png"), "--classes", "new"],
-        ["single bank"],
+    "old classes of a model that has none": (
+        lambda w, t: ["sample", str(w / "source"), "--out", str(t / "x.png"), "--classes", "old"],
+        ["that a transfer extended"],
+    ),
+    "a grid in another format": (
+        lambda w, t: ["sample", str(w / "source"), "--out", str(t / "x.jpg")],
+        ["x.jpg", "FILE.png"],
     ),
     "an output that exists": (
         lambda w, t: ["sample", str(w / "source"), "--out", str(w / "source" / "config.yaml")],

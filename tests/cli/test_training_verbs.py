@@ -94,6 +94,21 @@ def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path
     assert (tmp_path / "run" / "latest" / "state.pt").read_bytes() == before
 
 
+def test_new_classes_of_a_model_that_kept_none_are_all_of_its_classes(
+    workspace: Path, tmp_path: Path
+) -> None:
+    assert transfer(workspace, tmp_path / "run", config="shapes/scratch") == 0
+    words = ["sample", str(tmp_path / "run"), "--per-class", "1"]
+    assert main([*words, "--classes", "new", "--out", str(tmp_path / "new.png")]) == 0
+    assert main([*words, "--out", str(tmp_path / "all.png")]) == 0
+    assert (tmp_path / "new.png").read_bytes() == (tmp_path / "all.png").read_bytes()
+
+
+def test_a_loaded_generator_asks_for_no_gradient(workspace: Path) -> None:
+    generator = load_generator(workspace / "source" / "latest" / "model")
+    assert not generator(torch.randn(1, 6), torch.zeros(1, dtype=torch.long)).requires_grad
+
+
 def test_truncation_and_seed_change_the_samples_and_a_folder_holds_single_pictures(
     workspace: Path, tmp_path: Path
 ) -> None:
