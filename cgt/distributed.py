@@ -62,9 +62,7 @@ class World:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def share(self, global_batch: Tensor) -> Tensor:
-        """This rank's contiguous slice of something drawn for the whole global batch, on this rank's
-        device.
-        """
+        """This rank's slice of something drawn for the whole global batch, on this rank's device."""
         return global_batch.tensor_split(self.size)[self.rank].to(self.device, non_blocking=True)
 
     @property

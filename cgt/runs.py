@@ -143,8 +143,9 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the records of steps after `step`, which a resumed run makes again; a half-written last line
-        goes too.
+        """Drop the records of steps after `step`, which a resumed run makes again.
+
+        A half-written last line goes too.
         """
         path = self.path / "metrics.jsonl"
         if not path.is_file():

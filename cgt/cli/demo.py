@@ -1,6 +1,4 @@
-"""`cgt demo`: the whole path on built-in pictures, by the same verbs and configs that anyone's own pictures
-take.
-"""
+"""`cgt demo`: the whole path on built-in pictures, by the verbs and configs that all pictures take."""
 
 import json
 from pathlib import Path

@@ -96,9 +96,7 @@ def execute(
 
 
 def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evaluation | None:
-    """How the run is measured: the classes it trains, against `eval.data` or the training pictures
-    themselves.
-    """
+    """How the run is measured: the classes it trains, against `eval.data` or the training pictures."""
     config = settings.eval
     if config is None:
         return None

@@ -215,8 +215,9 @@ def _naming_last_checkpoint(checkpoints: Checkpoints) -> Iterator[None]:
 
 @torch.no_grad()
 def snapshot(trainer: Trainer) -> Generator:
-    """The averaged generator with statistics that fit it, as a plain generator in eval mode; training is not
-    disturbed.
+    """The averaged generator with statistics that fit it, as a plain one in eval mode.
+
+    Training is not disturbed.
     """
     with trainer.ema.applied():
         generator = copy.deepcopy(trainer.generator)
@@ -238,8 +239,9 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> tuple[int, Best]:
 
 
 def write_grid(path: Path, generator: Generator, seed: int) -> None:
-    """A PNG grid of the last bank's classes (the first 20 of them), one row a class, the same latents in
-    every row and at every step.
+    """A PNG grid of the last bank's classes (the first 20 of them), one row a class.
+
+    The latents are the same in every row and at every step.
     """
     device = next(generator.parameters()).device
     classes = len(cast(Bank, generator.banks[-1]).classes)

@@ -49,8 +49,9 @@ def adam(groups: Sequence[ParameterGroup], lr: float, config: OptimConfig) -> to
 
 
 def set_learning_rates(optimiser: torch.optim.Optimizer, step: int, steps: int, decay_from: float) -> None:
-    """The rates for `step` (from 0) of `steps`: a function of the step alone, so there is no scheduler to
-    resume.
+    """The rates for `step` (from 0) of `steps`.
+
+    A function of the step alone, so there is no scheduler to resume.
     """
     start = decay_from * steps
     factor = 1.0 if step < start else (steps - step) / (steps - start)

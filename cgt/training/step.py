@@ -1,5 +1,6 @@
-"""One training step: D's updates, then G's. Everything that is drawn is a function of (seed, step, position
-in the global batch).
+"""One training step: D's updates, then G's.
+
+Everything that is drawn is a function of (seed, step, position in the global batch).
 
 Shapes: N pictures of a micro-batch on this rank, Z latent size, R resolution.
 """
@@ -83,10 +84,8 @@ def discriminator_step(
 ) -> Losses:
     """One update of D on as many real as generated pictures, which it sees in one forward pass."""
     trainer.discriminator.requires_grad_(True)
-    z, y_fake = (
-        _latents(trainer, "discriminator", step, update),
-        _labels(trainer, "discriminator", step, update),
-    )
+    z = _latents(trainer, "discriminator", step, update)
+    y_fake = _labels(trainer, "discriminator", step, update)
     uniform = _augment_draws(trainer, "discriminator", step, update, pictures=2)
     total = 0.0
     for z_NZ, y_fake_N, x_N, y_N, draws in _micro_batches(trainer, z, y_fake, x_uint8, y, uniform):
@@ -155,8 +154,9 @@ def _latents(trainer: Trainer, stream: str, *position: int) -> Tensor:
 
 
 def _labels(trainer: Trainer, stream: str, *position: int) -> Tensor:
-    """Uniform class ids within the bank; neighbours share theirs where the mode-seeking term compares
-    them.
+    """Uniform class ids within the bank.
+
+    Neighbours share theirs where the mode-seeking term compares them.
     """
     pair = 2 if trainer.config.optim.mode_seeking and stream == "generator" else 1
     n = trainer.config.batch_size // pair

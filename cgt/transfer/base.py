@@ -105,23 +105,17 @@ class Method(Generic[C]):
         return {}
 
     def finished(self, generator: Generator) -> Generator:
-        """A plain generator made of a copy of the trained one, to evaluate and save; `generator` itself may
-        be kept or changed.
-        """
+        """A plain generator to evaluate and save, made of `generator`, a copy of the trained one."""
         return generator
 
 
 class Extension(Method[C]):
-    """A transfer that appends a bank to a frozen generator and fine-tunes the whole discriminator with a new
-    class embedding.
-    """
+    """A transfer that appends a bank to a frozen generator, and fine-tunes D with a new class embedding."""
 
     keeps_old_classes = True
 
     def networks(self) -> tuple[Generator, Discriminator]:
-        """The source's generator, folded, with `new_bank` appended; its discriminator, with a new class
-        embedding.
-        """
+        """The source's generator, folded, with `new_bank` appended; its D, with a new class embedding."""
         source = self.task.given_source
         generator = copy.deepcopy(source.generator)
         generator.fold()
@@ -147,13 +141,9 @@ class Extension(Method[C]):
 
 
 def fine_tuned_discriminator(task: Task) -> Discriminator:
-    """The source's discriminator with all its weights but the class embedding, which is fresh for the task's
-    classes.
-    """
-    discriminator = task.fresh_discriminator()
-    weights = task.given_source.discriminator.state_dict()
-    kept = {key: value for key, value in weights.items() if not key.startswith("embedding.")}
-    missing, unexpected = discriminator.load_state_dict(kept, strict=False)
-    assert not unexpected
-    assert all(key.startswith("embedding.") for key in missing)
+    """The source's discriminator but for its class embedding, which is fresh for the task's classes."""
+    discriminator, source = task.fresh_discriminator(), task.given_source.discriminator
+    discriminator.blocks.load_state_dict(source.blocks.state_dict())
+    discriminator.attention.load_state_dict(source.attention.state_dict())
+    discriminator.linear.load_state_dict(source.linear.state_dict())
     return discriminator

@@ -18,9 +18,7 @@ class BSAConfig(MethodConfig):
     """Options of BSA."""
 
     start: Literal["mean", "nearest"] = "mean"
-    """Where the tables start: at the mean of all source classes, or at the nearest source class (ours; by D's
-    features).
-    """
+    """Where the tables start: at the mean of all source classes, or at the nearest one by D's features (ours)."""
 
 
 class BSA(Extension[BSAConfig]):
@@ -30,8 +28,9 @@ class BSA(Extension[BSAConfig]):
 
     @torch.no_grad()
     def new_bank(self, generator: Generator) -> Bank:
-        """Plain tables at the start that the config names; latent projections begin as the source's and are
-        trained too.
+        """Plain tables at the start that the config names.
+
+        Latent projections begin as the source's and are trained too.
         """
         bank = generator.new_class_bank(self.task.classes)
         sources = [source.tables() for source in generator.banks if isinstance(source, ClassBank)]

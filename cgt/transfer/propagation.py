@@ -75,8 +75,9 @@ class PropagatedBank(Bank):
         self.latent_shift = nn.ParameterList(projection.detach().clone() for projection in prior.latent_shift)
 
     def tables(self) -> ClassTables:
-        """The propagated tables, in float32 whatever autocast says: one batched product per distinct
-        width.
+        """The propagated tables, in float32 whatever autocast says.
+
+        One batched product per distinct width.
         """
         scale: dict[int, Tensor] = {}
         shift: dict[int, Tensor] = {}
@@ -101,8 +102,9 @@ class PropagatedBank(Bank):
         )
 
     def residual_norm(self, reduction: str) -> Tensor:
-        """L2 of the residuals (eq. 7): squares summed over everything, or averaged within each tensor R and
-        then summed over tensors.
+        """L2 of the residuals (eq. 7).
+
+        Squares summed over everything, or averaged within each tensor R and then summed over tensors.
         """
         return self._reduce([residual_GMC.square() for residual_GMC in self.residuals], reduction)
 

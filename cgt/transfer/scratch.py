@@ -1,5 +1,6 @@
-"""Scratch: a fresh pair of the source's shape on the new classes alone, as a baseline (Sec. 5.2). The old
-classes are given up.
+"""Scratch: a fresh pair of the source's shape on the new classes alone, as a baseline (Sec. 5.2).
+
+The old classes are given up.
 """
 
 from cgt.transfer.base import Method, MethodConfig

@@ -22,8 +22,9 @@ from cgt.metrics.features.cnn import CnnDescription, SmallCnn
 BATCH = 64
 PEAK_RATE = 5e-3
 RISE = 0.3
-"""Share of the steps in which the rate rises: no fraction 1/n, for which torch's schedule of n steps divides
-by zero.
+"""Share of the steps in which the rate rises.
+
+No fraction 1/n, for which torch's schedule of n steps divides by zero.
 """
 SMALLEST = 4
 """Stages are added while they leave this many pixels a side."""
