@@ -18,7 +18,7 @@ class BSAConfig(MethodConfig):
     """Options of BSA."""
 
     start: Literal["mean", "nearest"] = "mean"
-    """Where the tables start: at the mean of all source classes, or at the nearest one by D's features (ours)."""
+    """Where the tables start: at the mean of all source classes, or at the nearest by D's features (ours)."""
 
 
 class BSA(Extension[BSAConfig]):
