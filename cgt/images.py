@@ -46,9 +46,7 @@ def rgb(image: Image.Image) -> Image.Image:
 
 def encode_png(x_3HW: Tensor) -> bytes:
     """One uint8 picture (3, H, W) as PNG bytes."""
-    buffer = io.BytesIO()
-    to_pil(x_3HW).save(buffer, "png")
-    return buffer.getvalue()
+    return _png(to_pil(x_3HW))
 
 
 def grid(x_N3HW: Tensor, columns: int, gap: int = 2) -> Tensor:
@@ -69,9 +67,13 @@ def save_grid(path: Path, x_N3HW: Tensor, columns: int, *, labels: Sequence[str]
     sheet = to_pil(grid(x_N3HW.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), columns))
     if labels:
         sheet = _with_labels(sheet, labels)
+    write_bytes(path, _png(sheet))
+
+
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    sheet.save(buffer, "png")
-    write_bytes(path, buffer.getvalue())
+    image.save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _with_labels(sheet: Image.Image, labels: Sequence[str]) -> Image.Image:

@@ -19,7 +19,7 @@ def chosen_classes(generator: Generator, choice: str | None) -> list[str]:
     names = generator.classes
     if choice is None or choice == "all":
         return names
-    first_new = len(names) - len(generator.banks[-1].classes)  # type: ignore[arg-type]
+    first_new = generator.first_of_last_bank
     if choice == "new":
         return names[first_new:]
     if choice == "old":

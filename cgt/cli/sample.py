@@ -57,7 +57,7 @@ def sample(
     from cgt.files import refuse_existing, replacing_folder, write_bytes, write_json
     from cgt.images import encode_png, save_grid
     from cgt.models.folder import find_model, load_generator
-    from cgt.models.sampling import sample_class
+    from cgt.models.sampling import grid_zoom, sample_class
 
     folder = find_model(model)
     as_grid = out.suffix.lower() == ".png"
@@ -72,8 +72,8 @@ def sample(
         name: sample_class(generator, name, per_class, seed=seed, truncation=truncation) for name in names
     }
     if as_grid:
-        zoom = max(1, 64 // generator.resolution)
-        save_grid(out, torch.cat(list(pictures.values())), per_class, labels=names, zoom=zoom)
+        sheet = torch.cat(list(pictures.values()))
+        save_grid(out, sheet, per_class, labels=names, zoom=grid_zoom(generator))
     else:
         subfolders = {subfolder(generator.classes.index(name), name): name for name in names}
         record = {

@@ -119,6 +119,16 @@ class Generator(nn.Module):
         return self.config.dim_z
 
     @property
+    def last_bank(self) -> Bank:
+        """The bank that was appended last: the one that is trained, and the new classes of a transfer."""
+        return cast(Bank, self.banks[-1])
+
+    @property
+    def first_of_last_bank(self) -> int:
+        """The id of the last bank's first class; ids below it belong to the banks before."""
+        return len(self.classes) - len(self.last_bank.classes)
+
+    @property
     def site_widths(self) -> list[int]:
         """C_l of every conditional site, from the image's far end to the near one."""
         widths = self.config.widths(self.resolution)
@@ -185,10 +195,10 @@ class Generator(nn.Module):
         z_LNK = [z for z in chunks[1:] for _ in range(2)]
         affine = (self.output_affine.gain, self.output_affine.bias)
         banks = [cast(Bank, bank) for bank in self.banks]
-        tables = banks[-1].tables() if tables is None else tables
+        tables = self.last_bank.tables() if tables is None else tables
         if self.training:
-            first = len(self.classes) - len(banks[-1].classes)
-            conditions = training_conditions(banks[-1], tables, affine, z_LNK, y_N - first)
+            y_N = y_N - self.first_of_last_bank
+            conditions = training_conditions(self.last_bank, tables, affine, z_LNK, y_N)
         else:
             of_banks = [bank.tables() for bank in banks[:-1]] + [tables]
             conditions = evaluation_conditions(banks, of_banks, affine, z_LNK, y_N, self.config.bn_eps)

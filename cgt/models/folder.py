@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from cgt import rng
 from cgt.errors import UserError
 from cgt.files import FolderKind, refuse_existing, replacing_folder, write_json, write_text
-from cgt.images import save_grid, to_uint8
 from cgt.models.biggan import Discriminator, Generator
 from cgt.models.norm import Bank, EmbeddedBank
 from cgt.models.record import FILE, BankRecord, DiscriminatorRecord, ModelRecord, not_a_model, read_record
+from cgt.models.sampling import write_class_grid
 
 KIND = FolderKind(
     "a model folder",
@@ -185,12 +185,8 @@ def _load(network: nn.Module, path: Path) -> None:
 def _write_card(folder: Path, generator: Generator, provenance: Mapping[str, Any]) -> None:
     classes = generator.classes
     shown = torch.linspace(0, len(classes) - 1, min(len(classes), CARD_CLASSES)).round().long()
-    device = next(generator.parameters()).device
-    z_KZ = rng.normal((CARD_COLUMNS, generator.dim_z), 0, "model card").to(device)
-    with torch.no_grad():
-        x = torch.cat([to_uint8(generator(z_KZ, y.expand(CARD_COLUMNS))) for y in shown.to(device)])
-    zoom = max(1, 64 // generator.resolution)
-    save_grid(folder / "samples.png", x, CARD_COLUMNS, labels=[classes[y] for y in shown.tolist()], zoom=zoom)
+    z_KZ = rng.normal((CARD_COLUMNS, generator.dim_z), 0, "model card")
+    write_class_grid(folder / "samples.png", generator, shown.tolist(), z_KZ)
     write_text(folder / "README.md", _card(generator, provenance))
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -14,10 +14,9 @@ from cgt import rng
 from cgt.data import Pictures
 from cgt.distributed import World
 from cgt.errors import RunError, UserError
-from cgt.images import save_grid, to_uint8
 from cgt.models.biggan import Generator
 from cgt.models.folder import save_model
-from cgt.models.norm import Bank
+from cgt.models.sampling import write_class_grid
 from cgt.progress import StepsProgress, steps_progress
 from cgt.runs import RunFolder
 from cgt.training.checkpoint import Checkpoints
@@ -172,19 +171,10 @@ class _Milestones:
 
     def _save(self, generator: Generator, done: int, best: Best, *, improved: bool) -> None:
         trainer = self.trainer
-        state = {
-            "step": done,
-            "best": vars(best),
-            "generator": trainer.generator.state_dict(),
-            "discriminator": trainer.discriminator.state_dict(),
-            "generator_optimiser": trainer.generator_optimiser.state_dict(),
-            "discriminator_optimiser": trainer.discriminator_optimiser.state_dict(),
-            "generator_scaler": trainer.generator_scaler.state_dict(),
-            "discriminator_scaler": trainer.discriminator_scaler.state_dict(),
-            "ema": trainer.ema.state_dict(),
-        }
-        for network in (generator, trainer.generator, trainer.discriminator):
-            for name, tensor in network.state_dict().items():
+        state: dict[str, Any] = {"step": done, "best": vars(best)}
+        state |= {name: part.state_dict() for name, part in _stateful(trainer).items()}
+        for tensors in (generator.state_dict(), state["generator"], state["discriminator"]):
+            for name, tensor in tensors.items():
                 if not tensor.isfinite().all():
                     raise RunError(
                         f"after step {done} {name} is not finite, so no checkpoint was written: the run has "
@@ -228,14 +218,22 @@ def snapshot(trainer: Trainer) -> Generator:
 
 def restore(trainer: Trainer, state: dict[str, Any]) -> tuple[int, Best]:
     """Put a saved state into `trainer`; returns the steps done and the best so far."""
-    trainer.generator.load_state_dict(state["generator"])
-    trainer.discriminator.load_state_dict(state["discriminator"])
-    trainer.generator_optimiser.load_state_dict(state["generator_optimiser"])
-    trainer.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
-    trainer.generator_scaler.load_state_dict(state["generator_scaler"])
-    trainer.discriminator_scaler.load_state_dict(state["discriminator_scaler"])
-    trainer.ema.load_state_dict(state["ema"])
+    for name, part in _stateful(trainer).items():
+        part.load_state_dict(state[name])
     return state["step"], Best(**state["best"])
+
+
+def _stateful(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint holds the state of, by its name there."""
+    return {
+        "generator": trainer.generator,
+        "discriminator": trainer.discriminator,
+        "generator_optimiser": trainer.generator_optimiser,
+        "discriminator_optimiser": trainer.discriminator_optimiser,
+        "generator_scaler": trainer.generator_scaler,
+        "discriminator_scaler": trainer.discriminator_scaler,
+        "ema": trainer.ema,
+    }
 
 
 def write_grid(path: Path, generator: Generator, seed: int) -> None:
@@ -243,26 +241,14 @@ def write_grid(path: Path, generator: Generator, seed: int) -> None:
 
     The latents are the same in every row and at every step.
     """
-    device = next(generator.parameters()).device
-    classes = len(cast(Bank, generator.banks[-1]).classes)
-    rows = min(classes, GRID_CLASSES)
-    z_KZ = rng.normal((GRID_COLUMNS, generator.dim_z), seed, "grid").to(device)
-    y_R = torch.arange(rows, device=device) + len(generator.classes) - classes
-    with torch.no_grad():
-        x = torch.cat([to_uint8(generator(z_KZ, y.expand(GRID_COLUMNS))).cpu() for y in y_R])
-    save_grid(
-        path,
-        x,
-        GRID_COLUMNS,
-        labels=[generator.classes[y] for y in y_R.tolist()],
-        zoom=max(1, 64 // generator.resolution),
-    )
+    first = generator.first_of_last_bank
+    classes = range(len(generator.classes))[first : first + GRID_CLASSES]
+    write_class_grid(path, generator, classes, rng.normal((GRID_COLUMNS, generator.dim_z), seed, "grid"))
 
 
 def _accumulate_statistics(trainer: Trainer, generator: Generator, batches: int) -> None:
     """Standing statistics: the plain average over `batches` batches at fixed weights (Brock et al., 2019)."""
-    bank = cast(Bank, generator.banks[-1])
-    first, classes = len(generator.classes) - len(bank.classes), len(bank.classes)
+    bank, first, classes = generator.last_bank, generator.first_of_last_bank, len(generator.last_bank.classes)
     size, seed = trainer.config.batch_size, trainer.config.seed
     generator.train()
     count = 0

@@ -7,7 +7,7 @@ Shapes: N pictures of a micro-batch on this rank, Z latent size, R resolution.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Trainer:
     @property
     def bank(self) -> Bank:
         """The bank that is trained."""
-        return cast(Bank, self.generator.banks[-1])
+        return self.generator.last_bank
 
     @property
     def micro_batches(self) -> int:
@@ -178,4 +178,4 @@ def _micro_batches(trainer: Trainer, *shares: Tensor) -> Iterator[tuple[Tensor, 
 
 def _within_generator(trainer: Trainer, y_N: Tensor) -> Tensor:
     """Ids of the trained bank as ids of the generator, whose earlier banks come first."""
-    return y_N + (len(trainer.generator.classes) - len(trainer.bank.classes))
+    return y_N + trainer.generator.first_of_last_bank

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from cgt import rng
 from cgt.config import Section
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from cgt.models.norm import Bank
+from cgt.models.norm import Bank, ClassTables
 from cgt.training.losses import hinge_discriminator, hinge_generator
 from cgt.training.optim import ParameterGroup
 
@@ -130,14 +131,25 @@ class Extension(Method[C]):
 
     def trainable(self, generator: Generator, class_lr_scale: float) -> list[ParameterGroup]:
         """What of the last bank asks for a gradient."""
-        bank = generator.banks[-1]
-        return [ParameterGroup([p for p in bank.parameters() if p.requires_grad], class_lr_scale)]
+        trained = [p for p in generator.last_bank.parameters() if p.requires_grad]
+        return [ParameterGroup(trained, class_lr_scale)]
 
     def finished(self, generator: Generator) -> Generator:
         """The source as it was saved, every tensor of it, with the trained bank as plain tables."""
         extended = copy.deepcopy(self.task.given_source.generator).to(next(generator.parameters()).device)
-        extended.append(cast(Bank, generator.banks[-1]).baked())
+        extended.append(generator.last_bank.baked())
         return extended.eval()
+
+
+def source_tables(generator: Generator) -> ClassTables:
+    """The tables of all classes of all banks, with the latent projections of the first bank."""
+    banks = [cast(Bank, bank).tables() for bank in generator.banks]
+    return ClassTables(
+        tuple(torch.cat(tables) for tables in zip(*(bank.scale for bank in banks), strict=True)),
+        tuple(torch.cat(tables) for tables in zip(*(bank.shift for bank in banks), strict=True)),
+        banks[0].latent_scale,
+        banks[0].latent_shift,
+    )
 
 
 def fine_tuned_discriminator(task: Task) -> Discriminator:

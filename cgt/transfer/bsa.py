@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from cgt.models.biggan import Generator
-from cgt.models.norm import Bank, ClassBank
-from cgt.transfer.base import Extension, MethodConfig
+from cgt.models.norm import Bank
+from cgt.transfer.base import Extension, MethodConfig, source_tables
 from cgt.transfer.nearest import nearest_classes
 
 
@@ -33,19 +33,16 @@ class BSA(Extension[BSAConfig]):
         Latent projections begin as the source's and are trained too.
         """
         bank = generator.new_class_bank(self.task.classes)
-        sources = [source.tables() for source in generator.banks if isinstance(source, ClassBank)]
+        source = source_tables(generator)
         nearest_M = nearest_classes(self.task) if self.config.start == "nearest" else None
-        tables = bank.tables()
-        for kind in ("scale", "shift"):
-            for site, table_MC in enumerate(getattr(tables, kind)):
-                source_NC = torch.cat([getattr(source, kind)[site] for source in sources])
-                table_MC.copy_(source_NC.mean(0) if nearest_M is None else source_NC[nearest_M])
-        for own, source in zip(
-            tables.latent_scale + tables.latent_shift,
-            sources[0].latent_scale + sources[0].latent_shift,
-            strict=True,
-        ):
-            own.copy_(source)
+        own = bank.tables()
+        for table_MC, source_NC in zip(own.scale + own.shift, source.scale + source.shift, strict=True):
+            table_MC.copy_(source_NC.mean(0) if nearest_M is None else source_NC[nearest_M])
+        latents = zip(
+            own.latent_scale + own.latent_shift, source.latent_scale + source.latent_shift, strict=True
+        )
+        for projection, of_source in latents:
+            projection.copy_(of_source)
         return bank
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from cgt import rng
 from cgt.models.biggan import Generator
-from cgt.models.norm import Bank, ClassBank, ClassTables
-from cgt.transfer.base import Extension, MethodConfig
+from cgt.models.norm import Bank
+from cgt.transfer.base import Extension, MethodConfig, source_tables
 from cgt.transfer.nearest import nearest_classes
 from cgt.transfer.propagation import PropagatedBank
 
@@ -56,17 +56,10 @@ class CGANTransfer(Extension[CGANTransferConfig]):
 
     def new_bank(self, generator: Generator) -> Bank:
         """The propagation block of this config."""
-        sources = [cast(ClassBank, bank).tables() for bank in generator.banks]
-        prior = ClassTables(
-            tuple(torch.cat(tables) for tables in zip(*(source.scale for source in sources), strict=True)),
-            tuple(torch.cat(tables) for tables in zip(*(source.shift for source in sources), strict=True)),
-            sources[0].latent_scale,
-            sources[0].latent_shift,
-        )
         with rng.seeded_globally(self.task.seed, "scores"):
             return PropagatedBank(
                 self.task.classes,
-                prior,
+                source_tables(generator),
                 generator.output_affine.gain.numel(),
                 self._start(len(generator.classes), generator.config.init),
                 bias=self.config.start == "official",
@@ -77,7 +70,7 @@ class CGANTransfer(Extension[CGANTransferConfig]):
 
     def penalties(self, generator: Generator) -> Mapping[str, Tensor]:
         """lambda_r L_r and lambda_s L_s of eq. 7; a term without weight or without parameters is left out."""
-        bank = cast(PropagatedBank, generator.banks[-1])
+        bank = cast(PropagatedBank, generator.last_bank)
         terms = {}
         if self.config.residuals and self.config.lambda_r:
             terms["residual_l2"] = self.config.lambda_r * bank.residual_norm(self.config.reduction)
