@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import PIL
 import webdataset
+from PIL import Image
 
 from cgt import __version__, rng
 from cgt.data import sources
@@ -27,6 +29,7 @@ from cgt.errors import UserError
 from cgt.files import put_folder, refuse_existing, replacing_file, sha256, write_json
 from cgt.models.naming import distinct, repeated
 
+Load = Callable[[Any], Image.Image]
 BLOCK = 512
 """Tar files come in blocks of so many bytes; each file in one has a header of one."""
 
@@ -56,6 +59,7 @@ class Plan:
     classes: tuple[str, ...]
     pictures: Sequence[Picture]
     """In the order in which they are written."""
+    load: Load
     size: int
     build: dict[str, str | int | float | tuple[str, ...] | None]
     """What the manifest says of how the shards were made."""
@@ -118,7 +122,8 @@ def _plan(options: BuildOptions, path: str) -> Plan:
         per_class=options.per_class,
     )
     place = f"the source {options.source}"
-    classes = choose(source.classes, options.classes or source.classes, place)
+    named = [source.aliases.get(name, name) for name in options.classes or source.classes]
+    classes = choose(source.classes, named, place)
     try:
         distinct(classes)
     except ValueError as error:
@@ -145,7 +150,7 @@ def _plan(options: BuildOptions, path: str) -> Plan:
     chosen = asdict(options) | {"split": request.split, "cgt": __version__}
     del chosen["size"]
     digest = hashlib.sha256(f"{source.fingerprint}\n{keys}".encode()).hexdigest()
-    return Plan(classes, pictures, request.size, chosen, digest, source.remark)
+    return Plan(classes, pictures, source.load, request.size, chosen, digest, source.remark)
 
 
 def _write(
@@ -156,7 +161,7 @@ def _write(
     done = sum(shard.samples for shard in partial.shards)
     progress(done, total)
     labels = {name: label for label, name in enumerate(plan.classes)}
-    encoded = _encoded(plan.pictures[done:], plan.size, workers)
+    encoded = _encoded(plan.pictures[done:], plan.load, plan.size, workers)
     upcoming = next(encoded, None)
     while upcoming is not None:
         file = f"{len(partial.shards):06d}.tar"
@@ -195,7 +200,9 @@ def _write(
         )
 
 
-def _encoded(pictures: Sequence[Picture], size: int, workers: int) -> Iterator[tuple[Picture, bytes]]:
+def _encoded(
+    pictures: Sequence[Picture], load: Load, size: int, workers: int
+) -> Iterator[tuple[Picture, bytes]]:
     """(picture, PNG bytes) in the given order, with enough under way to keep the threads busy."""
     queue: collections.deque[tuple[Picture, Future[bytes]]] = collections.deque()
     waiting = iter(pictures)
@@ -203,7 +210,7 @@ def _encoded(pictures: Sequence[Picture], size: int, workers: int) -> Iterator[t
     try:
         while True:
             for picture in itertools.islice(waiting, 8 * workers - len(queue)):
-                queue.append((picture, pool.submit(_encode, picture, size)))
+                queue.append((picture, pool.submit(_encode, load, picture.place, size)))
             if not queue:
                 return
             picture, content = queue.popleft()
@@ -212,7 +219,7 @@ def _encoded(pictures: Sequence[Picture], size: int, workers: int) -> Iterator[t
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(picture: Picture, size: int) -> bytes:
+def _encode(load: Load, place: Any, size: int) -> bytes:
     buffer = io.BytesIO()
-    squared(picture.load(), size).save(buffer, "png")
+    squared(load(place), size).save(buffer, "png")
     return buffer.getvalue()

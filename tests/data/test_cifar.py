@@ -28,7 +28,7 @@ def test_pixels_and_fine_labels_are_those_of_the_archive(tmp_path: Path) -> None
     assert [source.classes.index(p.class_name) for p in source.pictures] == train[b"fine_labels"]
     for picture, planes in zip(source.pictures, train[b"data"], strict=True):
         np.testing.assert_array_equal(
-            np.asarray(picture.load()), planes.reshape(3, 32, 32).transpose(1, 2, 0)
+            np.asarray(source.load(picture.place)), planes.reshape(3, 32, 32).transpose(1, 2, 0)
         )
 
 

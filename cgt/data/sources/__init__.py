@@ -8,10 +8,10 @@ A source module defines (`SourceModule`):
     read    (Request) -> Source: find the pictures and their classes; decode none yet
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from PIL import Image
 
@@ -27,8 +27,8 @@ class Picture(NamedTuple):
     key: str
     """Unique within the source: letters, digits, `-` and `_`, at most 80."""
     class_name: str
-    load: Callable[[], Image.Image]
-    """The picture in any mode and size. Called from any thread; raises UserError for a corrupt file."""
+    place: Any
+    """Where it is, for `Source.load`: small (a data set may have millions) and picklable."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,13 @@ class Source:
     classes: tuple[str, ...]
     """In the data set's own order."""
     pictures: Sequence[Picture]
+    load: Callable[[Any], Image.Image]
+    """The picture at a `Picture.place`, in any mode and size, upright. Called in other processes, so that it
+    must be picklable; raises UserError for a picture that can't be read."""
     fingerprint: str = ""
     """Changes when the input does: an interrupted build goes on only with what it began with."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names that people may give for a class: ImageNet's wnids."""
     remark: str | None = None
     """What the person who builds should know of the input, a sentence."""
 

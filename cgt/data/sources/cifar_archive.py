@@ -6,7 +6,6 @@ them (an array, its dtype, its constructor, and the `encode` that spells bytes) 
 Shapes: P pictures of a file.
 """
 
-import functools
 import hashlib
 import io
 import pickle
@@ -64,9 +63,8 @@ def read_archive(layout: Layout, request: Request) -> Source:
     for file in files:
         pixels_PHW3, labels = _batch(request.path, file, contents.pop(file), layout, len(classes))
         for i, label in enumerate(labels):
-            load = functools.partial(Image.fromarray, pixels_PHW3[i])
-            pictures.append(Picture(f"{file}-{i:05d}", classes[label], load))
-    return Source(classes, pictures, digest.hexdigest())
+            pictures.append(Picture(f"{file}-{i:05d}", classes[label], pixels_PHW3[i]))
+    return Source(classes, pictures, Image.fromarray, digest.hexdigest())
 
 
 def unpickled(content: bytes, place: str) -> Any:

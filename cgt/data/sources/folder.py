@@ -44,9 +44,13 @@ def read(request: Request) -> Source:
             status = file.stat()
             relative = file.relative_to(root).as_posix()
             fingerprint.update(f"{relative}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
-            pictures.append(Picture(_key(relative), folder.name, functools.partial(_load, file)))
+            pictures.append(Picture(_key(relative), folder.name, relative))
     return Source(
-        tuple(folder.name for folder in classes), pictures, fingerprint.hexdigest(), _passed_over(others)
+        tuple(folder.name for folder in classes),
+        pictures,
+        functools.partial(_load, root),
+        fingerprint.hexdigest(),
+        remark=_passed_over(others),
     )
 
 
@@ -85,7 +89,8 @@ def _key(relative: str) -> str:
     return f"{words}-{hashlib.blake2b(relative.encode(), digest_size=6).hexdigest()}"
 
 
-def _load(file: Path) -> Image.Image:
+def _load(root: Path, relative: str) -> Image.Image:
+    file = root / relative
     try:
         with Image.open(file) as image:
             image.load()

@@ -6,7 +6,6 @@ can make use of. The configs publish that split: `shapes/source_classes.txt` and
 Shapes of arrays: R rows and columns of the picture, S = OVERSAMPLING x R.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,12 +35,16 @@ def read(request: Request) -> Source:
         Picture(
             f"{request.split}-{name}-{i:06d}",
             name,
-            functools.partial(draw, name, request.size, request.seed, f"shapes/{request.split}/{name}", i),
+            (name, request.size, request.seed, f"shapes/{request.split}/{name}", i),
         )
         for name in classes
         for i in range(n)
     ]
-    return Source(classes, pictures)
+    return Source(classes, pictures, _load)
+
+
+def _load(place: tuple[str, int, int, str, int]) -> Image.Image:
+    return draw(*place)
 
 
 def draw(name: str, size: int, seed: int, stream: str, number: int) -> Image.Image:
