@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,15 +40,37 @@ def build(
     ] = None,
     seed: SEED = 0,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Size of a shard, MB.")] = 128,
+    filter: Annotated[  # noqa: A002 - the option's name
+        Literal["lanczos", "box", "bicubic"], typer.Option(help="What pictures are resized with.")
+    ] = "lanczos",
+    jpeg_quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Write JPEG of this quality; without it PNG, which loses nothing."),
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Hold out this share of the pictures, chosen by their content."),
+    ] = None,
+    part: Annotated[
+        Literal["train", "holdout"],
+        typer.Option(help="With --holdout: write the other pictures, or those held out."),
+    ] = "train",
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only the I-th of N parts of the work, for folders to be merged."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at a picture that can't be read; else it is left out.")
+    ] = False,
     workers: Annotated[
-        int, typer.Option(min=1, help="Threads that load and encode.", show_default="one per core")
-    ] = os.cpu_count() or 1,
+        int, typer.Option(min=1, help="Processes that load and encode.", show_default="one per core")
+    ] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     overwrite: OVERWRITE = False,
 ) -> None:
     """Build a shard folder from pictures.
 
     The same input and options give the same bytes. An interrupted build goes on when the command is run
-    again.
+    again. Pictures that can't be read are left out; OUT/report.json lists them, and duplicates.
     """
     from cgt.data.selection import class_names
     from cgt.data.write import BuildOptions, build_shards
@@ -62,6 +84,12 @@ def build(
         size=size,
         seed=seed,
         shard_mb=shard_mb,
+        filter=filter,
+        jpeg_quality=jpeg_quality,
+        holdout=holdout,
+        part=part,
+        task=task,
+        strict=strict,
     )
     remarks: list[str] = []
     with work_progress("pictures", "building") as progress:
@@ -79,7 +107,7 @@ def build(
         f"{len(manifest.shards)} shards, {manifest.bytes / 1e6:,.1f} MB"
     )
     for sentence in remarks:
-        typer.echo(f"{path}: {sentence}", err=True)
+        typer.echo(sentence, err=True)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from cgt.files import FolderKind
 from cgt.models.naming import distinct, repeated
 
 FILE = "manifest.json"
-KIND = FolderKind("a shard folder", (FILE,), ("[0-9]*.tar",))
+KIND = FolderKind("a shard folder", (FILE,), ("[0-9]*.tar", "report.json"))
 VERSION = 1
 REMEDY = "Build the shards again with `cgt shards build`, or restore the folder from a copy."
 

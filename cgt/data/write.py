@@ -1,37 +1,38 @@
 """Building a shard folder out of a source.
 
-The pictures are shuffled across classes (by the build's seed), cut to squares, encoded as PNG by several
-threads and written in that order: the bytes depend on the input and the options, never on the threads.
+The pictures are shuffled across classes (by the build's seed), cut to squares, encoded by several processes
+and written in that order: the bytes depend on the input and the options, never on the number of processes.
 """
 
-import collections
 import hashlib
-import io
-import itertools
+import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import PIL
-import webdataset
-from PIL import Image
 
 from cgt import __version__, rng
-from cgt.data import sources
-from cgt.data.manifest import FILE, KIND, Manifest, Shard
-from cgt.data.partial import PartialBuild, partial_build
+from cgt.data import report, sources
+from cgt.data.encode import PARTS, Encoders, Load, Outcome, Part, Recipe, Sample
+from cgt.data.manifest import FILE, KIND, Manifest
+from cgt.data.partial import NoRoomError, PartialBuild, partial_build
+from cgt.data.report import Report
 from cgt.data.selection import choose
+from cgt.data.shard_writer import recall, write_shards
 from cgt.data.sources import Picture
-from cgt.data.square import squared
+from cgt.data.square import FILTERS, Filter
 from cgt.errors import UserError
-from cgt.files import put_folder, refuse_existing, replacing_file, sha256, write_json
+from cgt.files import put_folder, refuse_existing, write_json
 from cgt.models.naming import distinct, repeated
 
-Load = Callable[[Any], Image.Image]
-BLOCK = 512
-"""Tar files come in blocks of so many bytes; each file in one has a header of one."""
+PROBE = 32
+"""Pictures that are encoded to estimate the size of all."""
+PROBED_BUILD = 256
+"""With fewer pictures to write, the estimate would cost more than it is worth."""
+ROOM = 1.05
+"""Free space asked for, as a multiple of the estimate."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,55 @@ class BuildOptions:
     classes: tuple[str, ...] | None = None
     """The classes taken, in this order; None: all of the source's."""
     per_class: int | None = None
-    """At most so many of each class, the first in the seeded order. A source that draws makes as many."""
+    """At most so many of each class, the first in the seeded order, before any is held out. A source that
+    draws makes as many."""
     size: int | None = None
     """Height and width of the pictures, pixels."""
     seed: int = 0
     """Of the order, and of what a source draws."""
     shard_mb: float = 128
     """Size at which a shard is closed, 10^6 bytes."""
+    filter: Filter = "lanczos"
+    """What the middle square is resized with."""
+    jpeg_quality: int | None = None
+    """1..100, with colours at full resolution; None: PNG, which loses nothing."""
+    holdout: float | None = None
+    """Share of the pictures, in (0, 1), that belong to the part `holdout`. A hash of a picture's pixels
+    decides, so that equal pictures are in the same part whatever they are called."""
+    part: Part = "train"
+    """The part that is written."""
+    task: str | None = None
+    """"I/N": only the I-th of N successive parts of the order, for jobs whose shards are merged later."""
+    strict: bool = False
+    """Whether a picture that can't be read is an error, and not left out."""
+
+    def __post_init__(self) -> None:
+        """Raises: UserError: a value out of its range, or options that contradict each other."""
+        if self.filter not in FILTERS:
+            raise UserError(f"there is no filter {self.filter!r}: choose one of {', '.join(FILTERS)}.")
+        if self.part not in PARTS:
+            raise UserError(f"there is no part {self.part!r}: choose one of {', '.join(PARTS)}.")
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
+            raise UserError(f"JPEG has no quality {self.jpeg_quality}: give a number from 1 to 100.")
+        if self.holdout is not None and not 0 < self.holdout < 1:
+            raise UserError(
+                f"{self.holdout} of the pictures can't be held out: give a share in between 0 and 1."
+            )
+        if self.part == "holdout" and self.holdout is None:
+            raise UserError("no picture is held out: say which share is, such as --holdout 0.1.")
+        self.span(0)
+
+    def span(self, pictures: int) -> range:
+        """The places of the task's pictures in the order of all."""
+        if self.task is None:
+            return range(pictures)
+        match = re.fullmatch("([0-9]+)/([0-9]+)", self.task)
+        number, tasks = map(int, match.groups()) if match else (0, 0)
+        if not 1 <= number <= tasks:
+            raise UserError(
+                f"{self.task!r} is no task: write I/N, for the I-th of N, from 1/N to N/N; 2/8, for example."
+            )
+        return range(pictures * (number - 1) // tasks, pictures * number // tasks)
 
 
 @dataclass(frozen=True)
@@ -60,7 +103,7 @@ class Plan:
     pictures: Sequence[Picture]
     """In the order in which they are written."""
     load: Load
-    size: int
+    recipe: Recipe
     build: dict[str, str | int | float | tuple[str, ...] | None]
     """What the manifest says of how the shards were made."""
     fingerprint: str
@@ -82,33 +125,43 @@ def build_shards(
     Until everything is written, it lies in `OUT.partial`; a build that was interrupted goes on from there.
 
     Args:
-        workers: threads that load and encode.
+        workers: processes that load and encode.
         overwrite: replace the shard folder that stands at `out`, once the new shards are complete.
-        progress: called with the pictures done and their total.
-        remark: told, once the shards are there, what the source has to say of its input.
+        progress: called with the pictures done, those left out included, and their total.
+        remark: told, once the shards are there, what there is to say of the input: a line each.
 
     Raises:
         UserError: `out` exists, and is to be kept, the input or no shard folder; an option that the source
-            can't meet; a missing or corrupt input.
-        RunError: the disk is full; what is finished stays in `OUT.partial`.
+            can't meet; a missing or corrupt input; a class without a picture that can be read; too little
+            room on the disk.
+        RunError: the disk is full, or a worker was killed; what is finished stays in `OUT.partial`.
     """
     refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=() if path == "-" else (path,))
     plan = _plan(options, path)
-    identity: dict[str, object] = {"build": plan.build, "size": plan.size, "input": plan.fingerprint}
-    with partial_build(out, {**identity, "pillow": PIL.__version__}) as partial:
-        _write(plan, partial, int(options.shard_mb * 1e6), workers, progress)
+    size = plan.recipe.size
+    identity: dict[str, object] = {"build": plan.build, "size": size, "input": plan.fingerprint}
+    identity |= {"strict": options.strict, "pillow": PIL.__version__}
+    found = Report(plan.pictures, strict=options.strict, whole=options.task is None)
+    with partial_build(out, identity) as partial:
+        _write(plan, partial, int(options.shard_mb * 1e6), found, workers, progress)
+        if not partial.shards:
+            raise UserError(_nothing(options, len(plan.pictures)))
         manifest = Manifest(
             classes=plan.classes,
-            size=plan.size,
-            encoding="png",
-            shards=tuple(partial.shards),
+            size=size,
+            encoding=plan.recipe.encoding,
+            shards=partial.shards,
             build=plan.build,
         )
         partial.close_log()
+        if found.sentence:
+            write_json(partial.folder / report.FILE, found.to_json())
         write_json(partial.folder / FILE, manifest.to_json())
         put_folder(partial.folder, out)
     if plan.remark:
-        remark(plan.remark)
+        remark(f"{path}: {plan.remark}")
+    if found.sentence:
+        remark(f"{out / report.FILE}: {found.sentence}.")
     return manifest
 
 
@@ -146,80 +199,77 @@ def _plan(options: BuildOptions, path: str) -> Plan:
             "add some, or name the other classes with --classes."
             + (f" It {source.remark}" if source.remark else "")
         )
+    pictures = [pictures[i] for i in options.span(len(pictures))]
     keys = "\n".join(f"{picture.key} {picture.class_name}" for picture in pictures)
     chosen = asdict(options) | {"split": request.split, "cgt": __version__}
-    del chosen["size"]
+    chosen["part"] = None if options.holdout is None else options.part
+    del chosen["size"], chosen["strict"]
+    recipe = Recipe(
+        labels={name: label for label, name in enumerate(classes)},
+        size=request.size,
+        resample=options.filter,
+        jpeg_quality=options.jpeg_quality,
+        holdout=options.holdout,
+        part=options.part,
+    )
     digest = hashlib.sha256(f"{source.fingerprint}\n{keys}".encode()).hexdigest()
-    return Plan(classes, pictures, source.load, request.size, chosen, digest, source.remark)
+    return Plan(classes, pictures, source.load, recipe, chosen, digest, source.remark)
 
 
 def _write(
-    plan: Plan, partial: PartialBuild, limit: int, workers: int, progress: Callable[[int, int], None]
+    plan: Plan,
+    partial: PartialBuild,
+    limit: int,
+    found: Report,
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> None:
     """Write the shards that `partial` lacks."""
-    total = len(plan.pictures)
-    done = sum(shard.samples for shard in partial.shards)
+    recall(partial, plan.pictures, found)
+    total, done = len(plan.pictures), partial.consumed
     progress(done, total)
-    labels = {name: label for label, name in enumerate(plan.classes)}
-    encoded = _encoded(plan.pictures[done:], plan.load, plan.size, workers)
-    upcoming = next(encoded, None)
-    while upcoming is not None:
-        file = f"{len(partial.shards):06d}.tar"
-        room, counts = limit, collections.Counter[str]()
-        with (
-            replacing_file(partial.folder / file) as temporary,
-            temporary.open("wb") as stream,
-            webdataset.TarWriter(stream, encoder=False, mtime=0, compress=False) as tar,
-        ):
-            while upcoming is not None:
-                picture, content = upcoming
-                sample = {
-                    "__key__": picture.key,
-                    "png": content,
-                    "cls": str(labels[picture.class_name]).encode(),
-                }
-                size = sum(BLOCK + -(-len(sample[part]) // BLOCK) * BLOCK for part in ("png", "cls"))
-                if counts and size > room:
-                    break
-                tar.write(sample)
-                room -= size
-                counts[picture.class_name] += 1
-                done += 1
-                progress(done, total)
-                upcoming = next(encoded, None)
-        path = partial.folder / file
-        ordered = {name: counts[name] for name in plan.classes if counts[name]}
-        partial.add(
-            Shard(
-                file=file,
-                samples=counts.total(),
-                bytes=path.stat().st_size,
-                sha256=sha256(path),
-                counts=ordered,
-            )
+    if done == total:
+        return
+    left = plan.pictures[done:]
+
+    def consumed(encoders: Encoders) -> Iterator[tuple[Picture, Outcome]]:
+        for i, pair in enumerate(zip(left, encoders.outcomes(left), strict=True), done):
+            if i > done:
+                progress(i, total)
+            yield pair
+        progress(total, total)
+
+    with Encoders(plan.load, plan.recipe, workers, locks=(partial.lock,)) as encoders:
+        if len(left) >= PROBED_BUILD:
+            _refuse_small_disk(partial.folder, left, plan.recipe, encoders)
+        write_shards(partial, consumed(encoders), plan.classes, limit, found)
+
+
+def _refuse_small_disk(folder: Path, left: Sequence[Picture], recipe: Recipe, encoders: Encoders) -> None:
+    """Refuse to begin what would not end: estimate what is left to write by a sample of it.
+
+    Raises:
+        NoRoomError: there is too little room for it.
+    """
+    probe = [left[i * len(left) // PROBE] for i in range(PROBE)]
+    outcomes = encoders.outcomes(probe, all_parts=True)
+    probed = sum(len(outcome.tar) for outcome in outcomes if isinstance(outcome, Sample))
+    needed = ROOM * recipe.share * probed * len(left) / PROBE
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise NoRoomError(
+            f"the shards need some {needed / 1e9:,.2f} GB, and the disk of {folder.parent} has "
+            f"{free / 1e9:,.2f} GB free: free some space, name an output on another disk, or make them "
+            "smaller with --jpeg-quality, --size or --per-class."
         )
 
 
-def _encoded(
-    pictures: Sequence[Picture], load: Load, size: int, workers: int
-) -> Iterator[tuple[Picture, bytes]]:
-    """(picture, PNG bytes) in the given order, with enough under way to keep the threads busy."""
-    queue: collections.deque[tuple[Picture, Future[bytes]]] = collections.deque()
-    waiting = iter(pictures)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        while True:
-            for picture in itertools.islice(waiting, 8 * workers - len(queue)):
-                queue.append((picture, pool.submit(_encode, load, picture.place, size)))
-            if not queue:
-                return
-            picture, content = queue.popleft()
-            yield picture, content.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _encode(load: Load, place: Any, size: int) -> bytes:
-    buffer = io.BytesIO()
-    squared(load(place), size).save(buffer, "png")
-    return buffer.getvalue()
+def _nothing(options: BuildOptions, pictures: int) -> str:
+    if not pictures:
+        return f"the task {options.task} has no pictures: divide the work among fewer tasks."
+    if options.holdout is not None:
+        return (
+            f"none of the {pictures:,} pictures is in the part {options.part} of --holdout "
+            f"{options.holdout}: choose another share, or take more pictures."
+        )
+    return f"none of the {pictures:,} pictures of the task {options.task} can be read: repair the input."

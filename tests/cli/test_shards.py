@@ -63,6 +63,32 @@ def test_files_that_are_passed_over_are_counted_by_suffix(
     assert "1 .heic" in said
 
 
+def test_unreadable_pictures_and_duplicates_are_counted_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_input(tmp_path / "in")
+    (root / "cat/broken.png").write_bytes(b"no picture")
+    (root / "dog/again.png").write_bytes((root / "cat/0.png").read_bytes())
+    code, _, said = run(capsys, "build", "folder", root, tmp_path / "out", "--size", 8)
+    assert code == 0
+    (line,) = [line for line in said.splitlines() if "report.json" in line]
+    assert "1 unreadable picture left out, 1 duplicate kept" in line
+    assert run(capsys, "verify", tmp_path / "out")[0] == 0
+
+
+def test_options_of_the_build_stand_in_the_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = folder_input(tmp_path / "in", {"cat": 20, "dog": 20}), tmp_path / "out"
+    options = ("--filter", "box", "--jpeg-quality", 90, "--holdout", 0.5, "--part", "holdout")
+    code, _, _ = run(capsys, "build", "folder", root, out, "--size", 8, *options, "--task", "1/2")
+    assert code == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["encoding"] == "jpg"
+    recorded = {key: manifest["build"][key] for key in ("filter", "jpeg_quality", "holdout", "part", "task")}
+    assert list(recorded.values()) == ["box", 90, 0.5, "holdout", "1/2"]
+
+
 def test_nothing_is_said_where_nothing_is_passed_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,7 +128,12 @@ def test_verify_lists_damage_and_exits_with_1(tmp_path: Path, capsys: pytest.Cap
         (("build", "folder", "IN", "OUT", "--classes", "absent.txt"), "no file absent.txt"),
         (("build", "folder", "IN", "OUT", "--per-class", "0"), "--per-class"),
         (("build", "folder", "IN", "OUT", "--size", "big"), "--size"),
-        (("build", "folder", "BROKEN", "OUT"), "cat/broken.png can't be read"),
+        (("build", "folder", "BROKEN", "OUT", "--strict"), "cat/broken.png can't be read"),
+        (("build", "folder", "IN", "OUT", "--filter", "nearest"), "--filter"),
+        (("build", "folder", "IN", "OUT", "--jpeg-quality", "101"), "--jpeg-quality"),
+        (("build", "folder", "IN", "OUT", "--holdout", "1.5"), "between 0 and 1"),
+        (("build", "folder", "IN", "OUT", "--part", "holdout"), "say which share"),
+        (("build", "folder", "IN", "OUT", "--task", "3/2"), "write I/N"),
         (("inspect", "absent"), "no shard folder absent"),
         (("inspect", "IN"), "no manifest.json"),
         (("verify", "IN"), "no manifest.json"),

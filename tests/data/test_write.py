@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-import webdataset
 
-from cgt.data import write
+from cgt.data import shard_writer
 from cgt.data.manifest import open_shards
 from cgt.data.write import BuildOptions, build_shards
 from cgt.errors import RunError, UserError
@@ -247,14 +247,17 @@ class TestOutput:
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
     @pytest.mark.parametrize("overwrite", [False, True])
-    def test_corrupt_picture_leaves_everything_as_it_was(self, overwrite: bool, tmp_path: Path) -> None:
+    def test_corrupt_picture_leaves_everything_as_it_was_where_none_is_allowed(
+        self, overwrite: bool, tmp_path: Path
+    ) -> None:
         root = folder_input(tmp_path / "in")
         (root / "cat/1.png").write_bytes(b"no picture")
         if overwrite:
             (tmp_path / "out").mkdir()
             (tmp_path / "out/manifest.json").write_text("old")
         with pytest.raises(UserError, match=r"cat/1\.png"):
-            build_shards(BuildOptions("folder", size=8), str(root), tmp_path / "out", overwrite=overwrite)
+            options = BuildOptions("folder", size=8, strict=True)
+            build_shards(options, str(root), tmp_path / "out", overwrite=overwrite)
         left = sorted(path.name for path in tmp_path.iterdir())
         assert left == (["in", "out"] if overwrite else ["in"])
 
@@ -266,17 +269,16 @@ class TestOutput:
         (tmp_path / "out/manifest.json").write_text("old")
         written = 0
 
-        class FullDisk(webdataset.TarWriter):  # type: ignore[misc, name-defined]
-            def write(self, sample: dict[str, object]) -> int:
+        class FullDisk(shard_writer._OpenShard):
+            def take(self, *arguments: Any) -> None:
                 nonlocal written
                 written += 1
                 if written > 25:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                size: int = super().write(sample)
-                return size
+                super().take(*arguments)
 
         with monkeypatch.context() as patched:
-            patched.setattr(write.webdataset, "TarWriter", FullDisk)
+            patched.setattr(shard_writer, "_OpenShard", FullDisk)
             with pytest.raises(RunError, match="Free some space"):
                 build_shards(SHAPES, "-", tmp_path / "out", overwrite=True)
         assert contents(tmp_path / "out") == {"manifest.json": b"old"}
