@@ -76,7 +76,7 @@ class BuildOptions:
             raise UserError(f"JPEG has no quality {self.jpeg_quality}: give a number from 1 to 100.")
         if self.holdout is not None and not 0 < self.holdout < 1:
             raise UserError(
-                f"{self.holdout} of the pictures can't be held out: give a share in between 0 and 1."
+                f"{self.holdout} of the pictures can't be held out: give a share between 0 and 1."
             )
         if self.part == "holdout" and self.holdout is None:
             raise UserError("no picture is held out: say which share is, such as --holdout 0.1.")

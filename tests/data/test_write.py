@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cgt.data import shard_writer
+from cgt.data import shard_writer, write
 from cgt.data.manifest import open_shards
 from cgt.data.write import BuildOptions, build_shards
 from cgt.errors import RunError, UserError
@@ -309,3 +310,25 @@ def test_progress_counts_up_to_the_total(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     build_shards(SHAPES, "-", tmp_path / "out", progress=lambda *counts: seen.append(counts))
     assert seen == [(done, 40) for done in range(41)]
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "PROBED_BUILD", 40)
+    free = 0
+
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(write.shutil, "disk_usage", usage)
+    with pytest.raises(UserError, match=r"need some 0\.00 GB.*0\.00 GB free: free some space"):
+        build_shards(SHAPES, "-", tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+    free = 10**9
+    size = build_shards(SHAPES, "-", tmp_path / "out").bytes
+    free = size // 2
+    with pytest.raises(UserError, match="GB free"):
+        build_shards(SHAPES, "-", tmp_path / "again")
+    free = size * 2
+    build_shards(SHAPES, "-", tmp_path / "again")
