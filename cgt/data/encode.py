@@ -8,25 +8,19 @@ import collections
 import hashlib
 import io
 import itertools
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-import torch
 import webdataset
 from PIL import Image
 
 from cgt import images
 from cgt.data.sources import Picture
 from cgt.data.square import Filter, squared
+from cgt.data.workers import worker_pool
 from cgt.errors import RunError, UserError
 
 Load = Callable[[Any], Image.Image]
@@ -108,14 +102,7 @@ class Encoders:
         """
         self._chunk = max(1, min(32, CHUNK_PIXELS // recipe.size**2))
         self._workers = workers
-        # A forked process has everything imported. Elsewhere than on Linux, system libraries don't allow it.
-        forks = sys.platform == "linux"
-        self._pool = ProcessPoolExecutor(
-            workers,
-            multiprocessing.get_context("fork" if forks else "spawn"),
-            _start,
-            (load, recipe, tuple(locks) if forks else ()),
-        )
+        self._pool = worker_pool(workers, _prepare, (load, recipe), locks)
 
     def __enter__(self) -> Self:
         return self
@@ -170,7 +157,7 @@ def encode(load: Load, recipe: Recipe, picture: Picture, *, all_parts: bool = Fa
     else:  # subsampling 0 keeps the colours at full resolution (4:4:4)
         square.save(buffer, "jpeg", quality=recipe.jpeg_quality, subsampling=0)
     label = str(recipe.labels[picture.class_name]).encode()
-    return Sample(_members(picture.key, {"cls": label, recipe.encoding: buffer.getvalue()}), digest)
+    return Sample(members(picture.key, {"cls": label, recipe.encoding: buffer.getvalue()}), digest)
 
 
 def content_digest(image: Image.Image) -> bytes:
@@ -180,7 +167,7 @@ def content_digest(image: Image.Image) -> bytes:
     return digest.digest()
 
 
-def _members(key: str, parts: Mapping[str, bytes]) -> bytes:
+def members(key: str, parts: Mapping[str, bytes]) -> bytes:
     """One sample as it stands in a tar file, without the end mark that a file of its own would have."""
     buffer = io.BytesIO()
     with webdataset.TarWriter(buffer, encoder=False, mtime=0, compress=False) as tar:
@@ -193,26 +180,9 @@ _work: tuple[Load, Recipe] | None = None
 """What a worker process was started with."""
 
 
-def _start(load: Load, recipe: Recipe, locks: Sequence[int]) -> None:
-    """Make a new process a worker."""
+def _prepare(load: Load, recipe: Recipe) -> None:
     global _work
     _work = load, recipe
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first ends the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Of the parent's threads only one came along: locks that others held stay locked, such as a progress
-    # bar's of stderr, and OpenMP waits for threads that are not there.
-    sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    torch.set_num_threads(1)
-    for descriptor in locks:
-        os.close(descriptor)
-
-
-def _end_with_parent() -> None:
-    """A killed parent can't end its workers."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _encode_chunk(pictures: list[Picture], all_parts: bool) -> list[Outcome]:

@@ -1,0 +1,76 @@
+"""Making things ahead in other processes, through torch's DataLoader."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from cgt.errors import RunError, UserError
+
+T = TypeVar("T")
+Parts = Callable[[int, int], Iterator[T]]
+"""From a worker's number and the number of workers to what it makes; picklable where processes don't fork."""
+MOST = 8
+"""Workers, unless somebody asks for more."""
+
+
+def default_workers() -> int:
+    """One for each core, but for those that the processes of the run on this machine need themselves."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, min(MOST, cores // processes - 1))
+
+
+def in_workers(parts: Parts[T], workers: int) -> Iterator[T]:
+    """What `parts` makes, an item of each worker in turn until one has no more; with 0 workers, made here.
+
+    Raises:
+        UserError, RunError: what a worker raised, or a worker was killed.
+    """
+    if not workers:
+        yield from parts(0, 1)
+        return
+    loader = DataLoader(
+        _Dataset(parts),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context=multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn"),
+        generator=torch.Generator(),  # else it would draw from the global one
+    )
+    try:
+        for item in loader:
+            if isinstance(item, UserError | RunError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise RunError(
+            f"a process that reads pictures was killed ({error}): if the memory was full (or /dev/shm, through "
+            "which pictures are handed over), set data.workers to fewer, or to 0."
+        ) from None
+
+
+class _Dataset(IterableDataset[Any]):
+    """What one worker makes; the last item is the error that stopped it, if one did."""
+
+    def __init__(self, parts: Parts[Any]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        assert worker is not None
+        try:
+            yield from self._parts(worker.id, worker.num_workers)
+        except (UserError, RunError) as error:
+            kind = UserError if isinstance(error, UserError) else RunError
+            yield kind(str(error))  # the error itself may not be picklable
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
