@@ -18,9 +18,9 @@ import webdataset
 from PIL import Image
 
 from cgt import images
+from cgt.data.pool import worker_pool
 from cgt.data.sources import Picture
 from cgt.data.square import Filter, squared
-from cgt.data.workers import worker_pool
 from cgt.errors import RunError, UserError
 
 Load = Callable[[Any], Image.Image]
