@@ -18,6 +18,8 @@ EXTRAS = {
     "export": "ONNX files",
     "trackers": "TensorBoard and Weights & Biases logs",
     "digits": "the built-in digits",
+    "s3": "shards on Amazon S3 and the like",
+    "gs": "shards on Google Cloud Storage",
     "dev": "tests, lint and types",
 }
 """What each extra of the package is for."""

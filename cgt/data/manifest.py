@@ -5,15 +5,15 @@ index of the picture's class in the manifest's list. Nothing in the manifest var
 next: same input and options, same bytes.
 """
 
-import contextlib
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import webdataset
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from cgt.data.remote import RefusedError, is_url, read_small
 from cgt.errors import UserError
 from cgt.files import FolderKind
 from cgt.models.naming import distinct, repeated
@@ -99,21 +99,39 @@ class Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class ShardFolder:
-    """A shard folder whose manifest has been read."""
+class ShardLocation:
+    """Where a shard folder is."""
 
     location: str
-    """A local path, or a URL of a kind that webdataset opens (`https://...`, `gs://...`)."""
-    manifest: Manifest
+    """A local path, or a URL (`https://...`, `s3://...`, `gs://...`, `hf://...`)."""
 
     @property
     def local(self) -> bool:
         """Whether the shards are files on this machine."""
-        return "://" not in self.location
+        return not is_url(self.location)
 
     def place(self, shard: Shard) -> str:
         """The absolute path, or the URL, of a shard."""
         return _place(self.location, shard.file)
+
+    def misfit(self, shard: Shard) -> str | None:
+        """What is wrong with the file of a local shard, as far as its size tells; None where nothing is."""
+        try:
+            found = Path(self.place(shard)).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{shard.file} is missing"
+        if not stat.S_ISREG(found.st_mode):
+            return f"{shard.file} is no file"
+        if found.st_size != shard.bytes:
+            return f"{shard.file} has {found.st_size:,} bytes, the manifest says {shard.bytes:,}"
+        return None
+
+
+@dataclass(frozen=True)
+class ShardFolder(ShardLocation):
+    """A shard folder whose manifest has been read."""
+
+    manifest: Manifest
 
     def check_files(self) -> None:
         """Look whether every local shard is there with the size that the manifest says.
@@ -130,14 +148,17 @@ class ShardFolder:
                 + f"\n{REMEDY}"
             )
 
-    def misfit(self, shard: Shard) -> str | None:
-        """What is wrong with the file of a local shard, as far as its size tells; None where nothing is."""
-        path = Path(self.place(shard))
-        if not path.is_file():
-            return f"{shard.file} is missing"
-        if (found := path.stat().st_size) != shard.bytes:
-            return f"{shard.file} has {found:,} bytes, the manifest says {shard.bytes:,}"
-        return None
+
+class DamagedShardError(UserError):
+    """A shard is not what the manifest says."""
+
+    def __init__(self, folder: ShardLocation, shard: Shard, reason: str) -> None:
+        super().__init__(
+            f"the shard {folder.place(shard)} is damaged: {reason}. "
+            "Build the shards again with `cgt shards build`, or restore the file from a copy; "
+            f"`cgt shards verify {folder.location}` lists all that is wrong."
+        )
+        self.reason = reason
 
 
 def open_shards(location: str) -> ShardFolder:
@@ -145,10 +166,11 @@ def open_shards(location: str) -> ShardFolder:
 
     Raises:
         UserError: there is no such folder, it has no manifest, or one that is damaged or of a later version.
+        RunError: the manifest can't be read, though it was tried several times.
     """
     location = location.removeprefix("file://")
     place = _place(location, FILE)
-    if "://" not in location:
+    if not is_url(location):
         if not Path(location).is_dir():
             raise UserError(
                 f"there is no shard folder {location}: "
@@ -159,15 +181,14 @@ def open_shards(location: str) -> ShardFolder:
                 f"{location} has no {FILE}, so it is no shard folder, or an unfinished one. {REMEDY}"
             )
     try:
-        with contextlib.closing(webdataset.gopen(place)) as stream:
-            text = stream.read()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{place} can't be read ({error}): check the address.") from error
+        text = read_small(place)
+    except RefusedError as error:
+        raise UserError(str(error)) from error
     return ShardFolder(location, _parse(text, place))
 
 
 def _place(location: str, file: str) -> str:
-    return f"{location.rstrip('/')}/{file}" if "://" in location else str(Path(location).resolve() / file)
+    return f"{location.rstrip('/')}/{file}" if is_url(location) else str(Path(location).resolve() / file)
 
 
 def _parse(text: bytes, place: str) -> Manifest:

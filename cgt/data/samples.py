@@ -6,12 +6,13 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
 
-import webdataset
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from cgt import images
+from cgt.data.fetch import ShardStore
+from cgt.data.manifest import DamagedShardError as DamagedShardError
 from cgt.data.manifest import Shard, ShardFolder
 from cgt.errors import RunError, UserError
 
@@ -25,28 +26,9 @@ class Sample(NamedTuple):
     encoded: bytes
 
 
-class DamagedShardError(UserError):
-    """A shard is not what the manifest says."""
-
-    def __init__(self, folder: ShardFolder, shard: Shard, reason: str) -> None:
-        super().__init__(
-            f"the shard {folder.place(shard)} is damaged: {reason}. "
-            "Build the shards again with `cgt shards build`, or restore the file from a copy; "
-            f"`cgt shards verify {folder.location}` lists all that is wrong."
-        )
-        self.reason = reason
-
-
-@contextlib.contextmanager
-def open_shard(folder: ShardFolder, shard: Shard) -> Iterator[IO[bytes]]:
-    """The shard's tar file as a stream of bytes.
-
-    Raises:
-        UserError: a local file can't be read.
-        RunError: a URL can't, which may show only when the stream is closed.
-    """
-    with _explained(folder, shard), contextlib.closing(webdataset.gopen(folder.place(shard))) as stream:
-        yield stream
+def open_shard(folder: ShardFolder, shard: Shard) -> IO[bytes]:
+    """The shard's tar file, buffered and seekable, for the caller to close; see `ShardStore.open`."""
+    return ShardStore(folder.location).open(shard)
 
 
 def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterator[Sample]:
