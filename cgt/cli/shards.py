@@ -9,6 +9,8 @@ import typer
 from cgt.cli.options import OVERWRITE, SEED
 from cgt.errors import RunError
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 app = typer.Typer(
     no_args_is_help=True, help="Make, look at and check shard folders: pictures as training reads them."
 )
@@ -19,7 +21,9 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="Where pictures come from: shapes, digits, cifar10, cifar100, folder ..."
+            metavar="SOURCE",
+            help="Where pictures come from: shapes, digits, cifar10, cifar100, folder, imagenet, places365, "
+            "animalface or parquet.",
         ),
     ],
     path: Annotated[
@@ -64,7 +68,7 @@ def build(
     ] = False,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that load and encode.", show_default="one per core")
-    ] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    ] = CORES,
     overwrite: OVERWRITE = False,
 ) -> None:
     """Build a shard folder from pictures.
@@ -146,6 +150,9 @@ def inspect(
 @app.command()
 def verify(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A shard folder, or the URL of one.")],
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, each with a shard at a time.", show_default="one per core")
+    ] = CORES,
 ) -> None:
     """Check a shard folder down to every picture: hashes, counts, keys, and that all of it decodes."""
     from cgt.data.manifest import open_shards
@@ -153,8 +160,8 @@ def verify(
     from cgt.progress import work_progress
 
     opened = open_shards(folder)
-    with work_progress("shards", "checking") as progress:
-        found = problems(opened, progress.reach)
+    with work_progress("pictures", "checking") as progress:
+        found = problems(opened, progress.reach, workers=workers)
     for problem in found:
         typer.echo(problem)
     if found:

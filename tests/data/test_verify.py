@@ -2,13 +2,17 @@
 
 import io
 import json
+import os
+import signal
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from cgt.data import keys, verify
 from cgt.data.manifest import open_shards
 from cgt.data.verify import problems
+from cgt.errors import RunError
 from cgt.files import sha256
 from tests.data.miniatures import build_folder
 
@@ -96,3 +100,48 @@ def test_same_shard_twice(shards: Path) -> None:
     (shards / "manifest.json").write_text(json.dumps(manifest))
     assert all("is in the folder twice" in problem for problem in found(shards))
     assert len(found(shards)) == manifest["shards"][0]["samples"]
+
+
+def test_shard_that_was_cut_short(shards: Path) -> None:
+    content = (shards / "000001.tar").read_bytes()
+    (shards / "000001.tar").write_bytes(content[:700])
+    first, *others = found(shards)
+    assert first == f"000001.tar has 700 bytes, the manifest says {len(content):,}"
+    assert all(problem.startswith("000001.tar: ") for problem in others)
+
+
+def test_list_is_the_same_from_any_number_of_workers(shards: Path) -> None:
+    rewrite(shards, {".png": b"no picture"})
+    content = bytearray((shards / "000001.tar").read_bytes())
+    content[-1] ^= 1
+    (shards / "000001.tar").write_bytes(content)
+    (shards / "000002.tar").unlink()
+    (shards / "000099.tar").touch()
+    folder = open_shards(str(shards))
+    assert problems(folder) == problems(folder, workers=3)
+    assert len(problems(folder)) == folder.manifest.shards[0].samples + 3
+
+
+def test_progress_counts_pictures(shards: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    folder = open_shards(str(shards))
+    problems(folder, lambda *counts: seen.append(counts), workers=2)
+    assert seen == sorted(seen)
+    assert seen[0] == (0, 16)
+    assert seen[-1] == (16, 16)
+    assert len(seen) == 1 + len(folder.manifest.shards)
+
+
+def test_keys_that_only_hash_alike_are_no_problem(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (keys, verify):
+        monkeypatch.setattr(module, "key_digest", lambda key: bytes(8))
+    assert found(shards) == []
+
+
+def test_killed_worker_is_a_run_error(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(verify, "decode", killed)
+    with pytest.raises(RunError, match="fewer --workers"):
+        found(shards)
