@@ -3,21 +3,26 @@
 Shapes: N pictures of a batch, R rows and columns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor
 
 from cgt.config import Section
+from cgt.data.cache import Cache
 from cgt.data.manifest import ShardFolder, open_shards
 from cgt.data.resident import ResidentPictures
 from cgt.data.selection import Classes, Selection, choose, class_names
-from cgt.data.stream import StreamedPictures
+from cgt.data.stream import Reading, StreamedPictures
+from cgt.data.workers import default_workers
 from cgt.errors import UserError
 
 RESIDENT_BYTES = 2 * 2**30
 """Decoded pictures up to this size are held in memory."""
+WORTH_WORKERS = 10_000
+"""Fewer pictures are decoded into memory sooner than other processes are there to help."""
 
 
 class DataConfig(Section):
@@ -40,6 +45,23 @@ class DataConfig(Section):
     reader: Literal["auto", "resident", "stream"] = "auto"
     """`resident` decodes the whole set into memory once, `stream` reads shards all along; `auto` is
     resident up to 2 GiB of pixels."""
+    workers: int | None = Field(default=None, ge=0, le=256)
+    """Processes that read and decode for each process of the run; 0: it does so itself. None: one for each
+    core that it leaves free, at most 8. The pictures and their order are the same with any number."""
+    lanes: int = Field(default=16, ge=1, le=1024)
+    """`stream` reads at most so many shards side by side. More lanes mix more shards in a batch, and spread
+    the reading over more processes; each holds a shard open, or on the disk if it was fetched. Another number
+    gives another order."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What follows on a picture that can't be read: `skip` counts and reports it, and puts another picture of
+    the same batch in its place."""
+    max_skipped: int = Field(default=100, ge=0)
+    """Each process stops when it has skipped more pictures than these."""
+    cache: str | None = None
+    """A local folder that keeps shards which were fetched from a URL, for all processes of this machine.
+    None: they are fetched each time."""
+    cache_gb: float = Field(default=100, gt=0)
+    """What the cache may hold, 10^9 bytes; the shards that were not used for longest make room."""
 
 
 class Pictures(Protocol):
@@ -53,6 +75,12 @@ class Pictures(Protocol):
     """SHA-256 over the shards' hashes and the selection."""
     counts: tuple[int, ...]
     """Pictures per class."""
+
+    @property
+    def skipped(self) -> Mapping[tuple[str, int], str]:
+        """What could not be read so far, under `on_error: skip`: a shard, a number of a picture in it, and
+        why."""
+        ...
 
     def __len__(self) -> int:
         """Pictures in the set."""
@@ -75,9 +103,9 @@ class Pictures(Protocol):
         ...
 
     def once(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every picture once in stored order, unflipped, by this rank's part of each global batch.
+        """This rank's contiguous part of the set, unflipped: together, every picture once in stored order.
 
-        The last batch may be short, and where a batch is smaller than `world` some ranks get no part of it.
+        Batches have `batch_size` pictures, or fewer: the last one, and those of which some are skipped.
         """
         ...
 
@@ -91,11 +119,22 @@ def open_pictures(config: DataConfig) -> Pictures:
     """
     folder = open_shards(config.shards)
     selection = _select(folder, config)
-    folder.check_files()
+    if config.on_error == "stop":
+        folder.check_files()
     pixels = sum(selection.counts) * 3 * folder.manifest.size**2
-    if config.reader == "resident" or (config.reader == "auto" and pixels <= RESIDENT_BYTES):
-        return ResidentPictures(folder, selection, flip=config.flip)
-    return StreamedPictures(folder, selection, flip=config.flip)
+    resident = config.reader == "resident" or (config.reader == "auto" and pixels <= RESIDENT_BYTES)
+    workers = config.workers
+    if workers is None:
+        workers = default_workers() if not resident or sum(selection.counts) >= WORTH_WORKERS else 0
+    reading = Reading(
+        workers=workers,
+        lanes=config.lanes,
+        on_error=config.on_error,
+        max_skipped=config.max_skipped,
+        cache=None if config.cache is None else Cache(Path(config.cache), int(config.cache_gb * 1e9)),
+    )
+    streamed = StreamedPictures(folder, selection, reading, flip=config.flip)
+    return ResidentPictures(streamed) if resident else streamed
 
 
 def _select(folder: ShardFolder, config: DataConfig) -> Selection:

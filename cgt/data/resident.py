@@ -4,8 +4,6 @@ Shapes: P pictures of the set, N of a batch, R rows and columns.
 """
 
 import functools
-import hashlib
-import io
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -13,43 +11,46 @@ import torch
 from torch import Tensor
 
 from cgt import rng
-from cgt.data.manifest import ShardFolder
 from cgt.data.order import check_batch_size, flips, share
-from cgt.data.samples import DamagedShardError, decode, open_shard, read_samples
-from cgt.data.selection import Selection
+from cgt.data.stream import StreamedPictures
+from cgt.errors import UserError
+
+LOADED_AT_ONCE = 256
+"""Pictures that are decoded at a time."""
 
 
 class ResidentPictures:
     """`Pictures` out of one uint8 tensor; a batch is indexing, and depends on its number alone.
 
-    Opening reads every shard that is needed, whole, and compares its SHA-256 with the manifest's.
+    Opening reads every shard that is needed, whole. Pictures that are skipped are left out.
 
     Raises:
-        UserError: a shard is missing, damaged or not the one that the manifest was written for.
+        UserError: a shard is missing, damaged or not the one that the manifest was written for; or all
+        pictures
+            of a class are skipped.
         RunError: a URL can't be read.
     """
 
-    def __init__(self, folder: ShardFolder, selection: Selection, *, flip: bool) -> None:
-        self.classes = selection.classes
-        self.counts = selection.counts
-        self.digest = selection.digest
-        self.resolution = folder.manifest.size
-        self.flip = flip
-        self._x_P3RR = torch.empty(sum(self.counts), 3, self.resolution, self.resolution, dtype=torch.uint8)
-        self._y_P = torch.empty(sum(self.counts), dtype=torch.int64)
+    def __init__(self, streamed: StreamedPictures) -> None:
+        self.classes = streamed.classes
+        self.digest = streamed.digest
+        self.resolution = streamed.resolution
+        self.flip = streamed.flip
+        self.skipped = streamed.skipped
+        size = self.resolution
+        self._x_P3RR = torch.empty(len(streamed), 3, size, size, dtype=torch.uint8)
+        self._y_P = torch.empty(len(streamed), dtype=torch.int64)
+        streamed.check_hashes()
         number = 0
-        for shard in selection.shards():
-            with open_shard(folder, shard) as stream:
-                content = stream.read()
-            found = hashlib.sha256(content).hexdigest()
-            if found != shard.sha256:
-                raise DamagedShardError(
-                    folder, shard, f"its SHA-256 is {found}, the manifest says {shard.sha256}"
-                )
-            for label, sample in selection.pick(shard, read_samples(folder, shard, io.BytesIO(content))):
-                self._x_P3RR[number] = decode(folder, shard, sample)
-                self._y_P[number] = label
-                number += 1
+        for x_N3RR, y_N in streamed.once(LOADED_AT_ONCE):
+            here = slice(number, number + len(y_N))
+            self._x_P3RR[here], self._y_P[here] = x_N3RR, y_N
+            number = here.stop
+        self._x_P3RR, self._y_P = self._x_P3RR[:number], self._y_P[:number]
+        self.counts = tuple(torch.bincount(self._y_P, minlength=len(self.classes)).tolist())
+        if 0 in self.counts:
+            name = self.classes[self.counts.index(0)]
+            raise UserError(f"no picture of {name!r} can be read: {next(reversed(self.skipped.values()))}")
 
     def __len__(self) -> int:
         return len(self._y_P)
@@ -74,11 +75,10 @@ class ResidentPictures:
 
     def once(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Pictures.once`."""
-        for start in range(0, len(self), batch_size):
-            mine = share(min(batch_size, len(self) - start), rank, world)
-            if mine.stop > mine.start:
-                here = slice(start + mine.start, start + mine.stop)
-                yield self._x_P3RR[here].clone(), self._y_P[here].clone()
+        mine = share(len(self), rank, world)
+        for start in range(mine.start, mine.stop, batch_size):
+            here = slice(start, min(start + batch_size, mine.stop))
+            yield self._x_P3RR[here].clone(), self._y_P[here].clone()
 
     def _at(
         self, places: range, epoch_order: Callable[[int], tuple[Tensor, Tensor]]

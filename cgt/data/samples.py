@@ -1,16 +1,18 @@
 """Samples out of one shard, and pictures out of samples."""
 
 import contextlib
-import io
-import tarfile
+import itertools
+import operator
+import re
 from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+import torch
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from cgt import images
+from cgt.data import decode as decoding
+from cgt.data import tar
 from cgt.data.fetch import ShardStore
 from cgt.data.manifest import DamagedShardError as DamagedShardError
 from cgt.data.manifest import Shard, ShardFolder
@@ -40,10 +42,13 @@ def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterat
     """
     classes = len(folder.manifest.classes)
     suffix = folder.manifest.encoding
-    number = 0
+    keys = set()
     with _explained(folder, shard):
-        for entry in group_by_keys(tar_file_expander([{"url": shard.file, "stream": stream}])):
-            key = entry["__key__"]
+        for key, files in itertools.groupby(_files(folder, shard, stream), key=_key):
+            if key in keys:
+                raise DamagedShardError(folder, shard, f"it has two samples {key}")
+            keys.add(key)
+            entry = {name: content for _, name, content in files}
             missing = [name for name in (suffix, "cls") if name not in entry]
             if missing:
                 raise DamagedShardError(folder, shard, f"the sample {key} has no {key}.{missing[0]}")
@@ -52,12 +57,24 @@ def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterat
                 raise DamagedShardError(
                     folder, shard, f"{key}.cls says {text[:20]!r}, not a class number below {classes}"
                 )
-            number += 1
             yield Sample(key, int(text), entry[suffix])
-    if number != shard.samples:
+    if len(keys) != shard.samples:
         raise DamagedShardError(
-            folder, shard, f"it holds {number} samples, the manifest says {shard.samples}"
+            folder, shard, f"it holds {len(keys)} samples, the manifest says {shard.samples}"
         )
+
+
+def _files(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterator[tuple[str, str, bytes]]:
+    """(key, suffix, content) of each member."""
+    for name, content in tar.members(stream):
+        key, dot, suffix = name.partition(".")
+        if not dot or not _KEY.fullmatch(key):
+            raise DamagedShardError(folder, shard, f"{name!r} is no name of a sample's file")
+        yield key, suffix, content
+
+
+_key = operator.itemgetter(0)
+_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 def check_counts(
@@ -77,27 +94,27 @@ def check_counts(
         raise DamagedShardError(folder, shard, f"it holds {'; '.join(wrong)}")
 
 
+def decode_into(folder: ShardFolder, shard: Shard, sample: Sample, out_RR3: np.ndarray) -> None:
+    """Write the picture of a sample, uint8 RGB, to `out_RR3`, contiguous (R, R, 3).
+
+    Raises:
+        UserError: it is corrupt, or not R x R.
+    """
+    try:
+        decoding.decode_into(sample.encoded, folder.manifest.encoding, out_RR3)
+    except decoding.UndecodableError as error:
+        raise DamagedShardError(folder, shard, f"{sample.key} {error}") from None
+
+
 def decode(folder: ShardFolder, shard: Shard, sample: Sample) -> Tensor:
     """The picture of a sample, uint8 RGB (3, R, R).
 
     Raises:
         UserError: it is corrupt, or not R x R.
     """
-    size = folder.manifest.size
-    try:
-        x_3RR = images.from_pil(Image.open(io.BytesIO(sample.encoded)))
-    except UnidentifiedImageError:
-        raise DamagedShardError(folder, shard, f"{sample.key} is no picture") from None
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        raise DamagedShardError(
-            folder, shard, f"the picture of {sample.key} can't be decoded ({error})"
-        ) from None
-    if x_3RR.shape != (3, size, size):
-        found = f"{x_3RR.shape[2]} x {x_3RR.shape[1]}"
-        raise DamagedShardError(
-            folder, shard, f"the picture of {sample.key} is {found}, the manifest says {size} x {size}"
-        )
-    return x_3RR
+    out_RR3 = np.empty((folder.manifest.size, folder.manifest.size, 3), np.uint8)
+    decode_into(folder, shard, sample, out_RR3)
+    return torch.from_numpy(out_RR3).permute(2, 0, 1).contiguous()
 
 
 @contextlib.contextmanager
@@ -107,7 +124,7 @@ def _explained(folder: ShardFolder, shard: Shard) -> Iterator[None]:
         yield
     except (UserError, RunError):
         raise
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         reason = str(error.args[0]) if error.args else type(error).__name__
         if folder.local:
             raise DamagedShardError(folder, shard, f"it can't be read ({reason})") from error

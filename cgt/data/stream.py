@@ -1,58 +1,67 @@
-"""A picture set read from its shards as it is needed, through webdataset: for what does not fit in memory.
-
-The order of an epoch is a permutation of the shards, then a shuffle buffer, both drawn from (seed, epoch).
-Every rank reads the samples of all shards in that one order and decodes its part of each global batch only:
-decoding costs several times what reading does, and so any number of ranks sees the same batches, whatever the
-number of shards.
+"""A picture set read from its shards as it is needed: for what does not fit in memory.
 
 Shapes: N pictures of a batch, R rows and columns.
 """
 
+import contextlib
+import functools
 import itertools
-import os
-from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cgt import rng
-from cgt.data.manifest import Manifest, Shard, ShardFolder
-from cgt.data.order import check_batch_size, flips, share
-from cgt.data.samples import Sample, check_counts, decode, open_shard, read_samples
+from cgt.data.cache import Cache
+from cgt.data.fetch import ShardStore
+from cgt.data.manifest import Manifest, ShardFolder
+from cgt.data.order import Lanes, Run, check_batch_size, cut, lane_count, share
+from cgt.data.reader import Entry, Part, Segment, ShardReader, Skipped
+from cgt.data.samples import DamagedShardError
 from cgt.data.selection import Selection
+from cgt.data.workers import in_workers
+from cgt.errors import UserError
+from cgt.files import sha256
 
 BUFFER_BYTES = 256 * 2**20
-"""Encoded pictures that the shuffle buffer may hold."""
-LOOKAHEAD = 2
-"""Batches that are decoded while the caller works on another."""
+"""Encoded pictures that the shuffles of all lanes may hold."""
 
 
-class Entry(NamedTuple):
-    """A sample on its way into a batch."""
+class Reading(NamedTuple):
+    """How shards are read; of all this, `lanes` alone has a say in which picture comes when."""
 
-    shard: Shard
-    sample: Sample
-    label: int
+    workers: int = 0
+    """Processes that read and decode for this one; 0: this one does it itself."""
+    lanes: int = 16
+    """Shards that all processes of a run read side by side, at most."""
+    on_error: Literal["stop", "skip"] = "stop"
+    max_skipped: int = 100
+    """Pictures that a process may skip before it stops all the same."""
+    cache: Cache | None = None
 
 
 class StreamedPictures:
-    """`Pictures` read from tar files, or from URLs that webdataset opens.
+    """`Pictures` read from shards that are files, or behind URLs.
 
-    Reading raises UserError when a shard turns out damaged, RunError when a URL fails. Hashes are left to
-    `cgt shards verify`.
+    Reading raises UserError when a shard turns out damaged, RunError when a URL fails. Hashes of local files
+    are left to `cgt shards verify`.
     """
 
-    def __init__(self, folder: ShardFolder, selection: Selection, *, flip: bool) -> None:
+    def __init__(self, folder: ShardFolder, selection: Selection, reading: Reading, *, flip: bool) -> None:
         self.classes = selection.classes
         self.counts = selection.counts
         self.digest = selection.digest
         self.resolution = folder.manifest.size
         self.flip = flip
+        self.skipped: Skipped = {}
         self._folder = folder
         self._selection = selection
+        self._reading = reading
+        self._lenient = reading.on_error == "skip"
+        self._store = ShardStore(folder.location, reading.cache)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -60,74 +69,154 @@ class StreamedPictures:
     def batches(
         self, batch_size: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Pictures.batches`; what comes before `first` is not decoded, earlier epochs not even read."""
+        """See `Pictures.batches`; of what comes before `first`, nothing is decoded."""
         check_batch_size(batch_size, world)
-        mine = share(batch_size, rank, world)
-        places = self._chain(seed, *divmod(first * batch_size, len(self)))
-        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-        try:
-            ahead: deque[tuple[list[Future[Tensor]], Tensor]] = deque()
-            while True:
-                while len(ahead) <= LOOKAHEAD:
-                    part = list(itertools.islice(places, batch_size))[mine]
-                    pictures = [pool.submit(self._picture, entry, mirrored) for entry, mirrored in part]
-                    ahead.append((pictures, torch.tensor([entry.label for entry, _ in part])))
-                pictures, y_N = ahead.popleft()
-                yield torch.stack([picture.result() for picture in pictures]), y_N
-        finally:
-            pool.shutdown(cancel_futures=True)
+        mine = range(batch_size)[share(batch_size, rank, world)]
+        workers = min(self._reading.workers, len(mine))
+        made = in_workers(functools.partial(self._parts, batch_size, seed, first, mine), workers)
+        with contextlib.closing(made):  # type: ignore[type-var]
+            while parts := list(itertools.islice(made, max(1, workers))):
+                for part in parts:
+                    self._note(part.skipped)
+                if len(parts) == 1:
+                    yield parts[0].x_N3RR, parts[0].y_N
+                else:
+                    yield torch.cat([part.x_N3RR for part in parts]), torch.cat([part.y_N for part in parts])
 
     def once(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Pictures.once`."""
-        entries = self._read(self._selection.shards())
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        mine = range(len(self))[share(len(self), rank, world)]
+        fetches_anew = not self._folder.local and self._reading.cache is None
+        workers = 0 if fetches_anew else min(self._reading.workers, -(-len(mine) // batch_size))
+        made = in_workers(functools.partial(self._parts_once, batch_size, mine), workers)
+        with contextlib.closing(made):  # type: ignore[type-var]
+            for part in made:
+                self._note(part.skipped)
+                if len(part.y_N):
+                    yield part.x_N3RR, part.y_N
+
+    def check_hashes(self) -> None:
+        """Compare the SHA-256 of each local shard with the manifest's, unless what is damaged is skipped
+        anyway.
+
+        Shards behind URLs are compared as they are fetched.
+
+        Raises:
+            UserError: they differ.
+        """
+        if not self._folder.local or self._lenient:
+            return
+        for shard in self._selection.shards():
+            found = sha256(Path(self._folder.place(shard)))
+            if found != shard.sha256:
+                reason = f"its SHA-256 is {found}, the manifest says {shard.sha256}"
+                raise DamagedShardError(self._folder, shard, reason)
+
+    def _note(self, skipped: Skipped) -> None:
+        """Count what was skipped, each picture once.
+
+        Raises:
+            UserError: there is more of it than allowed.
+        """
+        self.skipped.update(skipped)
+        if len(self.skipped) > self._reading.max_skipped:
+            raise UserError(
+                f"more than {self._reading.max_skipped} pictures of {self._folder.location} can't be read, "
+                f"the most that data.max_skipped allows. The last one: {next(reversed(self.skipped.values()))}"
+            )
+
+    def _parts(
+        self, batch_size: int, seed: int, first: int, mine: range, worker: int, workers: int
+    ) -> Iterator[Part]:
+        """A worker's part of this rank's part, `mine`, of each global batch."""
+        places = mine[share(len(mine), worker, workers)]
+        shards = len(self._selection.taken)
+        count = lane_count(batch_size, shards, self._reading.lanes)
+        lanes = Lanes(len(self), batch_size, count, max(1, buffer_size(self._folder.manifest) // count))
+        with self._reader() as reader:
+            touched = range(places.start // lanes.width, (places.stop - 1) // lanes.width + 1)
+            deliveries = [self._lane(reader, lanes, lane, seed, first, places) for lane in touched]
+            sizes = [
+                min(places.stop, (lane + 1) * lanes.width) - max(places.start, lane * lanes.width)
+                for lane in touched
+            ]
+            spare: Part | None = None
+            while True:
+                drawn = [
+                    next(delivery)
+                    for delivery, size in zip(deliveries, sizes, strict=True)
+                    for _ in range(size)
+                ]
+                entries, mirrored = zip(*drawn, strict=True)
+                spare = part = _filled(reader.decoded(entries, mirrored), len(places), spare)
+                yield part
+
+    def _parts_once(self, batch_size: int, mine: range, worker: int, workers: int) -> Iterator[Part]:
+        """Every `workers`-th batch of this rank's part of the set, in stored order."""
+        needed = np.arange(len(mine)) // batch_size % workers == worker
+        shards = self._selection.shards()
+        segments = (
+            Segment(shards[i], start, wanted)
+            for i, start, wanted in cut(self._counts(range(len(shards))), mine.start, needed)
+        )
+        with self._reader() as reader:
+            entries = reader.entries(segments)
             while batch := list(itertools.islice(entries, batch_size)):
-                if part := batch[share(len(batch), rank, world)]:
-                    pictures = pool.map(self._picture, part, itertools.repeat(False))
-                    yield torch.stack(list(pictures)), torch.tensor([entry.label for entry in part])
+                yield reader.decoded(batch, [False] * len(batch))
 
-    def _chain(self, seed: int, epoch: int, skipped: int) -> Iterator[tuple[Entry, bool]]:
-        """(entry, whether it is mirrored) from the place `skipped` of `epoch` on, without end."""
-        while True:
-            mirrored = flips(len(self), seed, epoch).tolist() if self.flip else [False] * len(self)
-            yield from itertools.islice(zip(self._epoch(seed, epoch), mirrored, strict=True), skipped, None)
-            epoch, skipped = epoch + 1, 0
+    def _lane(
+        self, reader: ShardReader, lanes: Lanes, lane: int, seed: int, first: int, places: range
+    ) -> Iterator[tuple[Entry, bool]]:
+        """(entry, whether it is mirrored) for those `places` of each batch that the lane fills."""
+        epochs = itertools.count(first * lanes.batch_size // lanes.pictures)
+        runs, ahead = itertools.tee(
+            (epoch, lanes.run(epoch, lane, seed=seed, places=places, first=first)) for epoch in epochs
+        )
+        segments = (segment for epoch, run in ahead for segment in self._segments(seed, epoch, run))
+        return self._delivered((run for _, run in runs), reader.entries(segments))
 
-    def _epoch(self, seed: int, epoch: int) -> Iterator[Entry]:
-        """Every picture once, shuffled."""
+    def _delivered(self, runs: Iterable[Run], entries: Iterator[Entry]) -> Iterator[tuple[Entry, bool]]:
+        for run in runs:
+            held: dict[int, Entry] = {}
+            for position, mirrored in zip(run.order.tolist(), run.mirrored.tolist(), strict=True):
+                while position not in held:
+                    entry = next(entries)
+                    held[entry.position] = entry
+                yield held.pop(position), self.flip and mirrored
+
+    def _segments(self, seed: int, epoch: int, run: Run) -> Iterator[Segment]:
+        """What a run needs of the epoch's sequence of shards."""
         shards = self._selection.shards()
         order = rng.permutation(len(shards), seed, "data-shards", epoch).tolist()
-        entries = self._read(shards[i] for i in order)
-        return shuffled(entries, len(self), buffer_size(self._folder.manifest), seed, epoch)
+        for i, start, wanted in cut(self._counts(order), run.start, run.needed):
+            yield Segment(shards[order[i]], start, wanted)
 
-    def _read(self, shards: Iterable[Shard]) -> Iterator[Entry]:
-        for shard in shards:
-            found: Counter[str] = Counter()
-            with open_shard(self._folder, shard) as stream:
-                for label, sample in self._selection.pick(shard, read_samples(self._folder, shard, stream)):
-                    found[self.classes[label]] += 1
-                    yield Entry(shard, sample, label)
-            check_counts(self._folder, shard, found, self._selection.taken[shard.file])
+    def _counts(self, order: Iterable[int]) -> list[int]:
+        """How many pictures are taken of each shard."""
+        counts = [sum(taken.values()) for taken in self._selection.taken.values()]
+        return [counts[i] for i in order]
 
-    def _picture(self, entry: Entry, mirrored: bool) -> Tensor:
-        x_3RR = decode(self._folder, entry.shard, entry.sample)
-        return x_3RR.flip(-1) if mirrored else x_3RR
+    def _reader(self) -> ShardReader:
+        return ShardReader(self._folder, self._selection, self._store, lenient=self._lenient)
 
 
 def buffer_size(manifest: Manifest) -> int:
-    """How many encoded pictures the shuffle buffer holds; all ranks agree, for the manifest alone says it."""
+    """How many encoded pictures the shuffles may hold; all ranks agree, for the manifest alone says it."""
     return max(64, min(16384, BUFFER_BYTES * manifest.samples // manifest.bytes))
 
 
-def shuffled(entries: Iterable[Entry], n: int, size: int, seed: int, epoch: int) -> Iterator[Entry]:
-    """The n `entries`, each once, through a buffer of `size`: a new one drives out a random one."""
-    draws = rng.integers(n, size, seed, "data-buffer", epoch).tolist()
-    buffer: list[Entry] = []
-    for entry, draw in zip(entries, draws, strict=True):
-        if len(buffer) < size:
-            buffer.append(entry)
-        else:
-            yield buffer[draw]
-            buffer[draw] = entry
-    for i in rng.permutation(len(buffer), seed, "data-buffer-rest", epoch).tolist():
-        yield buffer[i]
+def _filled(part: Part, n: int, spare: Part | None) -> Part:
+    """`part` with others of its pictures in the places of those that were skipped, so that it has all `n`.
+
+    Raises:
+        UserError: it has none, and there is no part before it, `spare`, to take some of.
+    """
+    if len(part.kept) == n:
+        return part
+    source = part if part.kept else spare
+    if source is None:
+        raise UserError(next(iter(part.skipped.values())))
+    place = {i: row for row, i in enumerate(part.kept)}
+    rows = [place.get(i, i % len(source.y_N)) for i in range(n)]
+    x_N3RR = source.x_N3RR[rows].contiguous(memory_format=torch.channels_last)
+    return Part(x_N3RR, source.y_N[rows], list(range(n)), part.skipped)

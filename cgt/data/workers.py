@@ -51,8 +51,8 @@ def in_workers(parts: Parts[T], workers: int) -> Iterator[T]:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise RunError(
-            f"a process that reads pictures was killed ({error}): if the memory was full (or /dev/shm, through "
-            "which pictures are handed over), set data.workers to fewer, or to 0."
+            f"a process that reads pictures was killed ({error}): if the memory was full (or /dev/shm, "
+            "through which pictures are handed over), set data.workers to fewer, or to 0."
         ) from None
 
 

@@ -1,0 +1,156 @@
+"""What one reader does, a rank or one of its workers: find its pictures in the shards, and decode them.
+
+Shapes: N pictures, R rows and columns.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cgt.data.fetch import ShardStore
+from cgt.data.manifest import Shard, ShardFolder
+from cgt.data.samples import Sample, check_counts, decode_into, read_samples
+from cgt.data.selection import Selection
+from cgt.errors import RunError, UserError
+
+OPENING = 4
+"""Shards that a reader fetches at a time."""
+
+
+class Segment(NamedTuple):
+    """Pictures that are wanted of a shard."""
+
+    shard: Shard
+    start: int
+    """Where its first picture lies in a sequence that the caller has in mind."""
+    wanted: np.ndarray
+    """Bool, for each picture of the shard that is taken at all."""
+
+
+class Entry(NamedTuple):
+    """A picture on its way into a batch."""
+
+    position: int
+    """In that sequence."""
+    shard: Shard
+    number: int
+    """Position among the pictures that are taken of the shard."""
+    found: tuple[int, Sample] | str
+    """Label and sample, or why there is none."""
+
+
+Skipped = dict[tuple[str, int], str]
+"""From a shard's file and a number in it (`Entry.number`) to the reason why that picture was skipped."""
+
+
+class Part(NamedTuple):
+    """Pictures that were decoded."""
+
+    x_N3RR: Tensor
+    y_N: Tensor
+    kept: list[int]
+    """Of the entries given, the positions of these: all but those that were skipped."""
+    skipped: Skipped
+
+
+class ShardReader:
+    """Reads shards front to back, and fetches each while the one before is read.
+
+    Args:
+        lenient: hand out entries and pictures that can't be read as such, in place of raising.
+    """
+
+    def __init__(
+        self, folder: ShardFolder, selection: Selection, store: ShardStore, *, lenient: bool
+    ) -> None:
+        self._folder = folder
+        self._selection = selection
+        self._store = store
+        self._lenient = lenient
+        self._threads = ThreadPoolExecutor(OPENING)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def entries(self, segments: Iterator[Segment]) -> Iterator[Entry]:
+        """The wanted pictures of each segment, in order; the first shard is asked for at once.
+
+        The iterator raises:
+            UserError: a shard turns out damaged.
+            RunError: a URL can't be read.
+        """
+        return self._entries(self._opening(segments), segments)
+
+    def decoded(self, entries: Sequence[Entry], mirrored: Sequence[bool]) -> Part:
+        """The pictures of some entries, uint8 RGB in memory format channels_last.
+
+        Raises:
+            UserError: one is corrupt.
+        """
+        size = self._folder.manifest.size
+        x_NRR3 = np.empty((len(entries), size, size, 3), np.uint8)
+        labels: list[int] = []
+        kept: list[int] = []
+        skipped: Skipped = {}
+        for i, entry in enumerate(entries):
+            out_RR3 = x_NRR3[len(kept)]
+            try:
+                if isinstance(entry.found, str):
+                    raise UserError(entry.found)
+                label, sample = entry.found
+                decode_into(self._folder, entry.shard, sample, out_RR3)
+            except UserError as error:
+                if not self._lenient:
+                    raise
+                skipped[entry.shard.file, entry.number] = str(error)
+                continue
+            if mirrored[i]:
+                out_RR3[:] = out_RR3[:, ::-1].copy()
+            labels.append(label)
+            kept.append(i)
+        x_N3RR = torch.from_numpy(x_NRR3[: len(kept)]).permute(0, 3, 1, 2)
+        return Part(x_N3RR, torch.tensor(labels, dtype=torch.int64), kept, skipped)
+
+    def _opening(self, segments: Iterator[Segment]) -> tuple[Segment, Future[IO[bytes]]] | None:
+        segment = next(segments, None)
+        return None if segment is None else (segment, self._threads.submit(self._store.open, segment.shard))
+
+    def _entries(
+        self, upcoming: tuple[Segment, Future[IO[bytes]]] | None, segments: Iterator[Segment]
+    ) -> Iterator[Entry]:
+        while upcoming is not None:
+            segment, opening = upcoming
+            upcoming = self._opening(segments)
+            number = -1
+            try:
+                with opening.result() as stream:
+                    for entry in self._read(segment, stream):
+                        number = entry.number
+                        yield entry
+            except (UserError, RunError) as error:
+                if not self._lenient:
+                    raise
+                for missed in range(number + 1, len(segment.wanted)):
+                    if segment.wanted[missed]:
+                        yield Entry(segment.start + missed, segment.shard, missed, str(error))
+
+    def _read(self, segment: Segment, stream: IO[bytes]) -> Iterator[Entry]:
+        shard, start, wanted = segment
+        stop = int(wanted.nonzero()[0][-1]) + 1
+        found: Counter[str] = Counter()
+        picked = self._selection.pick(shard, read_samples(self._folder, shard, stream))
+        for number, (label, sample) in enumerate(picked):
+            if number == stop < len(wanted):
+                return  # the rest is another reader's, who will check the shard's end
+            found[self._selection.classes[label]] += 1
+            if wanted[number]:
+                yield Entry(start + number, shard, number, (label, sample))
+        check_counts(self._folder, shard, found, self._selection.taken[shard.file])
