@@ -96,14 +96,14 @@ def scratch(size: int, fill: Fill) -> IO[bytes]:
     """
     folder = Path(tempfile.gettempdir())
     _check_room(folder, size, "set TMPDIR to a folder on another disk")
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - for the caller, who closes it
-    try:
-        with explained(folder):
+    with explained(folder):
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - for the caller, who closes it
+        try:
             fill(file)
-        file.seek(0)
-    except BaseException:
-        file.close()
-        raise
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
     return file
 
 

@@ -11,7 +11,6 @@ from typing import IO
 from cgt.data.cache import Cache, scratch
 from cgt.data.manifest import DamagedShardError, Shard, ShardLocation
 from cgt.data.remote import BLOCK, persistently, stream
-from cgt.files import explained
 
 
 class ShardStore:
@@ -60,7 +59,7 @@ def _copy(url: str, size: int, target: IO[bytes]) -> str:
 
     Raises:
         EOFError: there are fewer.
-        RunError: the disk of `target` is full.
+        OSError: the disk of `target` is full, or the network failed.
     """
     digest = hashlib.sha256()
     length = 0
@@ -69,8 +68,7 @@ def _copy(url: str, size: int, target: IO[bytes]) -> str:
         while length <= size and (block := source.read(BLOCK)):
             digest.update(block)
             length += len(block)
-            with explained(Path(str(target.name))):
-                target.write(block[: max(0, size - length + len(block))])
+            target.write(block[: max(0, size - length + len(block))])
     if length < size:
         raise EOFError(f"it ended after {length:,} of {size:,} bytes")
     return digest.hexdigest()

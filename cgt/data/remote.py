@@ -4,9 +4,11 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from cgt.errors import RunError, UserError
+from cgt.files import no_room
 
 CONNECT_SECONDS = 20.0
 READ_SECONDS = 30.0
@@ -41,7 +43,11 @@ def read_small(place: str) -> bytes:
         UserError: the URL is of a kind that can't be read here.
         RunError: it can't be read; a `RefusedError` where it is not there.
     """
-    return persistently(lambda: cast(bytes, _filesystem(place).cat_file(place)), place)
+
+    def whole() -> bytes:
+        return cast(bytes, _filesystem(place).cat_file(place))
+
+    return persistently(whole if is_url(place) else Path(place).read_bytes, place)
 
 
 @contextlib.contextmanager
@@ -52,7 +58,6 @@ def stream(url: str, size: int) -> Iterator[IO[bytes]]:
         UserError: the URL is of a kind that can't be read here.
         Exception: of whatever type the protocol's package raises, here or while reading.
     """
-    filesystem = _filesystem(url)
     # A block of 0 is one request for the whole; http would ask for the size first if it was not given.
     ways: dict[str, dict[str, Any]] = {
         "http": {"block_size": 0, "size": size},
@@ -60,7 +65,7 @@ def stream(url: str, size: int) -> Iterator[IO[bytes]]:
         "hf": {"block_size": 0},
     }
     way = ways.get(_protocol(url), {"block_size": BLOCK, "cache_type": "readahead"})
-    with filesystem.open(url, "rb", **way) as file:
+    with _filesystem(url).open(url, "rb", **way) as file:
         yield file
 
 
@@ -69,7 +74,7 @@ def persistently(read: Callable[[], T], place: str) -> T:
 
     Args:
         read: reads the file at `place`, a path or a URL. What it raises is taken for an accident, unless it
-            says that there is no such file; UserError and RunError pass.
+            says that there is no such file. UserError, RunError and a full disk pass.
         place: stands in the message.
 
     Raises:
@@ -82,6 +87,8 @@ def persistently(read: Callable[[], T], place: str) -> T:
         except (UserError, RunError):
             raise
         except Exception as error:  # each protocol's package has errors of its own
+            if no_room(error):
+                raise
             if _refused(error):
                 raise RefusedError(
                     f"{place} can't be read ({_reason(error)}): check {address}, and that you may read it."
@@ -101,23 +108,23 @@ def pause(number: int) -> None:
     time.sleep(longest * random.SystemRandom().uniform(0.5, 1))  # leaves the seeded generators as they are
 
 
-def _protocol(place: str) -> str:
-    return place.partition("://")[0] if is_url(place) else "file"
+def _protocol(url: str) -> str:
+    return url.partition("://")[0]
 
 
-def _filesystem(place: str) -> Any:
-    """The file system that `place` is in. fsspec keeps one for each process, and forgets it in a fork."""
+def _filesystem(url: str) -> Any:
+    """The file system that `url` is in. fsspec keeps one for each process, and forgets it in a fork."""
     import fsspec
 
-    protocol = _protocol(place)
-    if protocol not in ("file", *PROTOCOLS):
+    protocol = _protocol(url)
+    if protocol not in PROTOCOLS:
         known = ", ".join(f"{name}://" for name in PROTOCOLS)
-        raise UserError(f"{place} is neither a path nor a URL that can be read: these begin with {known}.")
+        raise UserError(f"{url} is neither a path nor a URL that can be read: these begin with {known}.")
     try:
         kind = fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         remedy = f"run `pip install 'cgt[{EXTRAS[protocol]}]'`" if protocol in EXTRAS else "install cgt again"
-        raise UserError(f"{place} needs a package that is not installed ({error}): {remedy}.") from error
+        raise UserError(f"{url} needs a package that is not installed ({error}): {remedy}.") from error
     return kind(**_options(protocol))
 
 

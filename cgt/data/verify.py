@@ -97,8 +97,8 @@ def _check(number: int) -> Finding:
 
 def _of_shard(folder: ShardFolder, shard: Shard) -> Finding:
     """What is wrong with one shard, which is read once and never held whole."""
-    if folder.local and not Path(folder.place(shard)).is_file():
-        return Finding([f"{shard.file} is missing"], b"")
+    if folder.local and (misfit := folder.misfit(shard)):
+        return Finding([misfit], b"")
     found: list[str] = []
     keys = bytearray()
     misfit = None

@@ -3,14 +3,11 @@
 Every picture of a miniature is told apart by its bytes.
 """
 
-import http.server
 import itertools
 import json
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +22,7 @@ from cgt.config import Section
 from cgt.data import DataConfig, Pictures, open_pictures, pictures, stream
 from cgt.data.manifest import ShardFolder
 from cgt.errors import RunError, UserError
+from tests.data.faulty_server import serve
 from tests.data.miniatures import build_folder
 
 Reader = Literal["resident", "stream"]
@@ -296,23 +294,12 @@ class TestDamage:
             list(opened.once(4))
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        """Nothing: tests are quiet."""
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http with curl")
 class TestUrl:
     @pytest.fixture
-    def url(self, shards: ShardFolder, tmp_path: Path) -> Iterator[str]:
-        folder = shutil.copytree(shards.location, tmp_path / "served")
-        handler = partial(_Quiet, directory=str(folder))
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
-            thread.join()
+    def url(self, shards: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with serve(shutil.copytree(shards.location, tmp_path / "served")) as server:
+            yield server.url
 
     def test_shards_behind_a_url_read_like_local_ones(
         self, url: str, shards: ShardFolder, reader: Reader
