@@ -1,4 +1,4 @@
-"""`cgt shards build | inspect | verify`: pictures on disk in the form that training reads."""
+"""`cgt shards`: pictures on disk in the form that training reads."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from cgt.cli import shard_sets
 from cgt.cli.options import OVERWRITE, SEED
 from cgt.errors import RunError
 
@@ -106,10 +107,7 @@ def build(
             progress=progress.reach,
             remark=remarks.append,
         )
-    typer.echo(
-        f"{out}: {manifest.samples:,} pictures of {len(manifest.classes)} classes, {manifest.size} px, "
-        f"{len(manifest.shards)} shards, {manifest.bytes / 1e6:,.1f} MB"
-    )
+    typer.echo(shard_sets.summary(out, manifest))
     for sentence in remarks:
         typer.echo(sentence, err=True)
 
@@ -171,3 +169,7 @@ def verify(
         )
     manifest = opened.manifest
     typer.echo(f"{folder}: all {manifest.samples:,} pictures in {len(manifest.shards)} shards are sound")
+
+
+app.command()(shard_sets.merge)
+app.command()(shard_sets.split)
