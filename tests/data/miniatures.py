@@ -4,10 +4,12 @@ Shapes: P pictures.
 """
 
 import io
+import json
 import pickle
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -70,10 +72,69 @@ def cifar100_archive(root: Path) -> Path:
     return write_archive(root / "cifar-100-python.tar.gz", "cifar-100-python", files)
 
 
+PLACES365_CATEGORIES = ("/a/airfield", "/a/alley", "/a/apartment_building/outdoor")
+
+
+def places365_input(root: Path, categories: Sequence[str] = PLACES365_CATEGORIES) -> Path:
+    """Lists and folders of all splits, with a picture of each category and a second of the first one."""
+    draws = np.random.default_rng(0)
+    root.mkdir(parents=True, exist_ok=True)
+    numbered = "".join(f"{name} {number}\n" for number, name in enumerate(categories))
+    (root / "categories_places365.txt").write_text(numbered)
+    train = [
+        f"{name}/{i:08d}.jpg {number}\n"
+        for number, name in enumerate(categories)
+        for i in range(1, 2 if number else 3)
+    ]
+    val = ["Places365_val_00000001.jpg 1\n", "Places365_val_00000002.jpg 0\n"]
+    for listing, lines in (("train_standard", train), ("train_challenge", train), ("val", val)):
+        (root / f"places365_{listing}.txt").write_text("".join(lines))
+        for size in ("large", "256"):
+            folder = root / (f"val_{size}" if listing == "val" else listing.replace("train", f"data_{size}"))
+            for line in lines:
+                path = folder / line.split()[0].lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(draws.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+def parquet_input(root: Path) -> Path:
+    """A folder as on the Hugging Face hub: two files of `train`, one of each other split, row groups of 2."""
+    import pyarrow.parquet
+
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    for split, files in (("train", 2), ("validation", 1), ("test", 1)):
+        for i in range(files):
+            table = picture_table([0, 1, 2, 1, 0], seed=len(split) + i)
+            path = root / "data" / f"{split}-{i:05d}-of-{files:05d}.parquet"
+            pyarrow.parquet.write_table(table, path, row_group_size=2)
+    return root
+
+
+def picture_table(labels: Sequence[int], *, seed: int = 0) -> Any:
+    """A pyarrow table of random PNG pictures, with the metadata that `datasets` writes."""
+    import pyarrow
+
+    names = ["cat", "dog", "owl"]
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    draws = np.random.default_rng(seed)
+    images = []
+    for i in range(len(labels)):
+        stream = io.BytesIO()
+        Image.fromarray(draws.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(stream, "png")
+        images.append({"bytes": stream.getvalue(), "path": f"{i}.png"})
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    columns = {"image": pyarrow.array(images, kind), "label": pyarrow.array(labels, pyarrow.int64())}
+    note = json.dumps({"info": {"features": features}})
+    return pyarrow.table(columns).replace_schema_metadata({"huggingface": note})
+
+
 INPUTS: dict[str, Callable[[Path], Path]] = {
     "cifar10": cifar10_archive,
     "cifar100": cifar100_archive,
     "folder": folder_input,
+    "parquet": parquet_input,
+    "places365": places365_input,
 }
 """For each source that needs an input, what writes a miniature of it into a folder and says where."""
 
