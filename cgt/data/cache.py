@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -72,17 +72,17 @@ class Cache:
     def _reserve(self, part: IO[bytes], size: int) -> bool:
         """Make room for `part` and let it have its full size; False where other downloads need the room."""
         with _locked(self.folder, os.O_RDONLY):
-            others = [path for path in self.folder.glob("*.part") if path != Path(part.name)]
-            used = size + sum(path.stat().st_size for path in others if _in_work(path))
+            parts = [path for path in self.folder.glob(_HASH + ".part") if path != Path(part.name)]
+            used = size + sum(found for _, found, _ in _files(filter(_in_work, parts)))
             if used > self.limit:
                 return False
-            kept = sorted((path.stat().st_mtime_ns, path) for path in self.folder.glob(_HASH + ".tar"))
-            used += sum(path.stat().st_size for _, path in kept)
-            for _, path in kept:
+            kept = sorted(_files(self.folder.glob(_HASH + ".tar")))
+            used += sum(found for _, found, _ in kept)
+            for _, found, path in kept:
                 if used <= self.limit and shutil.disk_usage(self.folder).free >= size:
                     break
-                used -= path.stat().st_size
-                path.unlink()
+                path.unlink(missing_ok=True)
+                used -= found
             _check_room(self.folder, size, "name a cache on another disk")
             part.truncate(size)
         return True
@@ -173,6 +173,14 @@ def _is_at(path: Path, handle: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
         return False
+
+
+def _files(paths: Iterable[Path]) -> Iterator[tuple[int, int, Path]]:
+    """(time of last reading, bytes, path) of those files that are still there."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            yield found.st_mtime_ns, found.st_size, path
 
 
 def _in_work(part: Path) -> bool:

@@ -216,10 +216,12 @@ def test_damaged_file_is_downloaded_again(
 
 def test_files_of_others_stay(cache: Cache, downloads: Downloads) -> None:
     cache.folder.mkdir()
-    (cache.folder / "holiday.tar").write_bytes(bytes(10 * SIZE))
+    others = {"holiday.tar", "holiday.part"}
+    for name in others:
+        (cache.folder / name).write_bytes(bytes(10 * SIZE))
     for number in (1, 2, 3, 4):
         downloads.read(cache, number)
-    assert names(cache) == tars(2, 3, 4) | {"holiday.tar"}
+    assert names(cache) == tars(2, 3, 4) | others
 
 
 def test_disk_with_too_little_room_is_told(

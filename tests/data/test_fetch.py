@@ -147,7 +147,7 @@ class TestUrl:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         cache = Cache(tmp_path, 10**6) if cached else None
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) - 1, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) // 4, before[1]))
         try:
             with pytest.raises(RunError, match=rf"{tmp_path} could not be written: no room on the disk"):
                 ShardStore(server.url, cache).open(SHARD)
@@ -214,6 +214,13 @@ class TestLocal:
             fail_next_reads(monkeypatch, failures)
             assert file.read() == CONTENT[100:]
         assert not failures
+
+    def test_file_is_opened_again_after_an_error(self, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with ShardStore(str(local)).open(SHARD) as file:
+            (local / "restored").write_bytes(CONTENT[::-1])
+            (local / "restored").replace(local / SHARD.file)
+            fail_next_reads(monkeypatch, [errno.ESTALE])
+            assert file.read() == CONTENT[::-1]
 
     def test_lasting_error_names_the_shard(self, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fail_next_reads(monkeypatch, [errno.ETIMEDOUT] * TRIES)
