@@ -2,13 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cgt.cli import shard_sets
 from cgt.cli.options import OVERWRITE, SEED
-from cgt.errors import RunError
+from cgt.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cgt.data.manifest import Manifest
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -115,15 +120,54 @@ def build(
 @app.command()
 def inspect(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A shard folder, or the URL of one.")],
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Write a contact sheet too: a row a class, at most 100 rows."),
+    ] = None,
+    per_class: Annotated[
+        int, typer.Option(min=1, max=100, help="With --sheet: pictures of each class, the first ones.")
+    ] = 8,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write it all to FILE too, or to stdout alone for -."),
+    ] = None,
+    overwrite: OVERWRITE = False,
 ) -> None:
     """Show what a shard folder holds: classes, shards, and how it was built."""
     from rich.console import Console
+
+    from cgt.data.manifest import open_shards
+    from cgt.files import refuse_existing, write_json
+
+    to_stdout = json == Path("-")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet {sheet}: a contact sheet is written as .png; name FILE.png.")
+    for out in (sheet, None if to_stdout else json):
+        if out is not None:
+            refuse_existing(out, overwrite=overwrite, inputs=(folder,))
+    opened = open_shards(folder)
+    if sheet is not None:
+        from cgt.data.sheet import write_sheet
+
+        shown = write_sheet(opened, sheet, per_class)
+        rest = len(opened.manifest.classes) - shown
+        note = f", the first {shown}; {rest:,} more are left out" if rest else ""
+        typer.echo(f"{sheet}: pictures of {shown} classes{note}", err=True)
+    _show(opened.manifest, Console(stderr=to_stdout))
+    if to_stdout:
+        import sys
+        from json import dumps
+
+        sys.stdout.write(dumps(_facts(opened.manifest), indent=2, ensure_ascii=False) + "\n")
+    elif json is not None:
+        write_json(json, _facts(opened.manifest))
+
+
+def _show(manifest: "Manifest", console: "Console") -> None:
+    """Tables of the classes and of the shards, and a few lines of the rest."""
     from rich.table import Table
     from rich.text import Text
 
-    from cgt.data.manifest import open_shards
-
-    manifest = open_shards(folder).manifest
     classes = Table("label", "class", "pictures", title=Text(f"{len(manifest.classes)} classes"))
     for label, (name, count) in enumerate(manifest.counts().items()):
         classes.add_row(str(label), Text(name), f"{count:,}")
@@ -133,7 +177,6 @@ def inspect(
     for table in (classes, shards):
         for column in table.columns[1 if table is shards else 2 : 3]:
             column.justify = "right"
-    console = Console()
     console.print(classes, shards)
     console.print(
         Text(
@@ -143,6 +186,22 @@ def inspect(
     )
     built = ", ".join(f"{key} {value}" for key, value in manifest.build.items() if value is not None)
     console.print(Text(f"built with {built}"))
+
+
+def _facts(manifest: "Manifest") -> dict[str, Any]:
+    """What the tables say."""
+    return {
+        "pictures": manifest.samples,
+        "size": manifest.size,
+        "encoding": manifest.encoding,
+        "bytes": manifest.bytes,
+        "classes": manifest.counts(),
+        "shards": [
+            {"file": shard.file, "pictures": shard.samples, "bytes": shard.bytes, "sha256": shard.sha256}
+            for shard in manifest.shards
+        ],
+        "build": manifest.build,
+    }
 
 
 @app.command()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cgt.cli import main
 from tests.data.miniatures import cifar100_archive, folder_input
@@ -115,6 +116,43 @@ def test_verify_lists_damage_and_exits_with_1(tmp_path: Path, capsys: pytest.Cap
     assert "damaged in 1 place" in errors
 
 
+def test_inspect_writes_a_sheet_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, sheet, facts = tmp_path / "out", tmp_path / "sheet.png", tmp_path / "facts.json"
+    run(capsys, "build", "shapes", "-", out, "--per-class", 3, "--size", 8)
+    words = ("inspect", out, "--sheet", sheet, "--per-class", 2)
+    code, text, said = run(capsys, *words, "--json", facts)
+    assert (code, "gold-star" in text, "pictures of 20 classes" in said) == (0, True, True)
+    with Image.open(sheet) as image:
+        assert image.height == 20 * 66 + 2
+        assert image.width > 2 * 66
+    manifest = json.loads((out / "manifest.json").read_text())
+    written = json.loads(facts.read_text())
+    assert written["pictures"] == 60
+    assert written["classes"] == dict.fromkeys(manifest["classes"], 3)
+    assert written["build"] == manifest["build"]
+    assert run(capsys, *words)[0] == 2
+    code, text, _ = run(capsys, *words, "--json", "-", "--overwrite")
+    assert (code, json.loads(text)) == (0, written)
+
+
+def test_merge_and_split_say_what_they_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    for number, part in enumerate(parts, 1):
+        run(capsys, "build", "shapes", "-", part, "--per-class", 5, "--size", 8, "--task", f"{number}/2")
+    out, one, two = (tmp_path / name for name in ("out", "one", "two"))
+    code, text, _ = run(capsys, "merge", out, *parts)
+    assert (code, text) == (0, f"{out}: 100 pictures of 20 classes, 8 px, 2 shards, 0.2 MB\n")
+    code, text, _ = run(capsys, "split", out, one, two, "--share", 0.4, "--seed", 1)
+    assert code == 0
+    assert [line.partition(" of ")[0] for line in text.splitlines()] == [
+        f"{one}: 40 pictures",
+        f"{two}: 60 pictures",
+    ]
+    code, text, _ = run(capsys, "split", out, one, two, "--classes", "gold-star,red-square", "--overwrite")
+    assert (code, text.startswith(f"{one}: 10 pictures of 2 classes")) == (0, True)
+    assert run(capsys, "verify", two, "--workers", 2)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -137,6 +175,13 @@ def test_verify_lists_damage_and_exits_with_1(tmp_path: Path, capsys: pytest.Cap
         (("inspect", "absent"), "no shard folder absent"),
         (("inspect", "IN"), "no manifest.json"),
         (("verify", "IN"), "no manifest.json"),
+        (("inspect", "IN", "--sheet", "OUT"), "written as .png"),
+        (("merge", "OUT", "IN"), "two shard folders or more"),
+        (("merge", "OUT", "IN", "absent"), "no manifest.json"),
+        (("split", "IN", "OUT", "OUT2"), "with --classes or with --share"),
+        (("split", "IN", "OUT", "OUT2", "--classes", "a", "--share", "0.5"), "not with both"),
+        (("split", "IN", "OUT", "OUT2", "--share", "2"), "between 0 and 1"),
+        (("split", "IN", "OUT", "OUT", "--share", "0.5"), "name two folders"),
     ],
 )
 def test_mistakes_exit_with_2_say_what_is_wrong_and_leave_nothing(
@@ -145,7 +190,7 @@ def test_mistakes_exit_with_2_say_what_is_wrong_and_leave_nothing(
     folder_input(tmp_path / "IN")
     folder_input(tmp_path / "BROKEN")
     (tmp_path / "BROKEN/cat/broken.png").write_bytes(b"no picture")
-    places = {name: str(tmp_path / name) for name in ("IN", "BROKEN", "OUT")}
+    places = {name: str(tmp_path / name) for name in ("IN", "BROKEN", "OUT", "OUT2")}
     code, _, text = run(capsys, *(places.get(word, word) for word in words))
     assert code == 2
     assert message in text
