@@ -129,7 +129,14 @@ def picture_table(labels: Sequence[int], *, seed: int = 0) -> Any:
     return pyarrow.table(columns).replace_schema_metadata({"huggingface": note})
 
 
+def animalface_input(root: Path) -> Path:
+    """As the archive unpacks: three animals, and the folder of landscapes."""
+    folder_input(root / "Image", {"BearHead": 2, "CatHead": 2, "DogHead": 1, "Natural": 2})
+    return root
+
+
 INPUTS: dict[str, Callable[[Path], Path]] = {
+    "animalface": animalface_input,
     "cifar10": cifar10_archive,
     "cifar100": cifar100_archive,
     "folder": folder_input,

@@ -2,20 +2,16 @@
 
 import functools
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from cgt.data.sources import Picture, Request, Source
+from cgt.data.sources.picture_files import SUFFIXES, files, long_key, open_file, subfolders
 from cgt.errors import UserError
 
 INPUT = "a folder with one subfolder of pictures (png, jpg, webp, bmp) for each class"
 SPLITS = ("all",)
 SIZE = 128
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
 def read(request: Request) -> Source:
@@ -30,72 +26,35 @@ def read(request: Request) -> Source:
     if not request.path.is_dir():
         raise UserError(f"{request.path} is not a folder: the input of folder is {INPUT}.")
     root = request.path.resolve()
-    classes = [entry for entry in _sorted(root) if _inside(entry, root).is_dir()]
+    classes = subfolders(root, root)
     if not classes:
         raise UserError(f"{request.path} has no subfolders: the input of folder is {INPUT}.")
+    return of_classes(root, classes)
+
+
+def of_classes(root: Path, classes: list[str]) -> Source:
+    """The picture files of some subfolders of `root` (resolved), in the order given: each is a class.
+
+    Raises:
+        UserError: a link leads elsewhere.
+    """
     fingerprint = hashlib.sha256()
     pictures = []
     others: Counter[str] = Counter()
-    for folder in classes:
-        for file in _files(folder, root):
-            if file.suffix.lower() not in SUFFIXES:
-                others[file.suffix.lower() or "without a suffix"] += 1
+    for name in classes:
+        for file in files(root, root, name):
+            if file.suffix not in SUFFIXES:
+                others[file.suffix or "without a suffix"] += 1
                 continue
-            status = file.stat()
-            relative = file.relative_to(root).as_posix()
-            fingerprint.update(f"{relative}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
-            pictures.append(Picture(_key(relative), folder.name, relative))
-    return Source(
-        tuple(folder.name for folder in classes),
-        pictures,
-        functools.partial(_load, root),
-        fingerprint.hexdigest(),
-        remark=_passed_over(others),
-    )
+            fingerprint.update(file.mark)
+            pictures.append(Picture(long_key(file.relative), name, file.relative))
+    load = functools.partial(open_file, root)
+    return Source(tuple(classes), pictures, load, fingerprint.hexdigest(), remark=_passed_over(others))
 
 
 def _passed_over(others: Counter[str]) -> str | None:
     if not others:
         return None
-    files = "1 file" if others.total() == 1 else f"{others.total():,} files"
+    counted = "1 file" if others.total() == 1 else f"{others.total():,} files"
     listed = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
-    return f"passed over {files} of other kinds than {', '.join(sorted(SUFFIXES))}: {listed}."
-
-
-def _files(folder: Path, root: Path) -> Iterator[Path]:
-    for entry in _sorted(folder):
-        if _inside(entry, root).is_dir():
-            yield from _files(entry, root)
-        else:
-            yield entry
-
-
-def _sorted(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _inside(entry: Path, root: Path) -> Path:
-    """`entry`, unless it is a link to a folder (which may lead in a circle) or out of `root`."""
-    if entry.is_symlink():
-        target = entry.resolve()
-        if target.is_dir() or not target.is_relative_to(root):
-            raise UserError(f"{entry} is a link to {target}, which is not followed: put a copy in its place.")
-    return entry
-
-
-def _key(relative: str) -> str:
-    """A short name that tells where the picture came from, without dots: webdataset splits names there."""
-    words = re.sub("[^A-Za-z0-9]+", "-", relative.rpartition(".")[0]).strip("-")[-60:]
-    return f"{words}-{hashlib.blake2b(relative.encode(), digest_size=6).hexdigest()}"
-
-
-def _load(root: Path, relative: str) -> Image.Image:
-    file = root / relative
-    try:
-        with Image.open(file) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{file} can't be read, it is no picture: take it out.") from error
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        raise UserError(f"{file} can't be read ({error}): repair it, or take it out.") from error
+    return f"passed over {counted} of other kinds than {', '.join(sorted(SUFFIXES))}: {listed}."
