@@ -3,7 +3,6 @@
 Shapes: N pictures, R rows and columns.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, NamedTuple, Self
@@ -40,8 +39,9 @@ class Entry(NamedTuple):
     shard: Shard
     number: int
     """Position among the pictures that are taken of the shard."""
-    found: tuple[int, Sample] | str
-    """Label and sample, or why there is none."""
+    label: int
+    sample: Sample | str
+    """Or why there is none."""
 
 
 Skipped = dict[tuple[str, int], str]
@@ -103,10 +103,9 @@ class ShardReader:
         for i, entry in enumerate(entries):
             out_RR3 = x_NRR3[len(kept)]
             try:
-                if isinstance(entry.found, str):
-                    raise UserError(entry.found)
-                label, sample = entry.found
-                decode_into(self._folder, entry.shard, sample, out_RR3)
+                if isinstance(entry.sample, str):
+                    raise UserError(entry.sample)
+                decode_into(self._folder, entry.shard, entry.sample, out_RR3)
             except UserError as error:
                 if not self._lenient:
                     raise
@@ -114,7 +113,7 @@ class ShardReader:
                 continue
             if mirrored[i]:
                 out_RR3[:] = out_RR3[:, ::-1].copy()
-            labels.append(label)
+            labels.append(entry.label)
             kept.append(i)
         x_N3RR = torch.from_numpy(x_NRR3[: len(kept)]).permute(0, 3, 1, 2)
         return Part(x_N3RR, torch.tensor(labels, dtype=torch.int64), kept, skipped)
@@ -140,17 +139,19 @@ class ShardReader:
                     raise
                 for missed in range(number + 1, len(segment.wanted)):
                     if segment.wanted[missed]:
-                        yield Entry(segment.start + missed, segment.shard, missed, str(error))
+                        yield Entry(segment.start + missed, segment.shard, missed, -1, str(error))
 
     def _read(self, segment: Segment, stream: IO[bytes]) -> Iterator[Entry]:
-        shard, start, wanted = segment
-        stop = int(wanted.nonzero()[0][-1]) + 1
-        found: Counter[str] = Counter()
+        shard, start, _ = segment
+        wanted = segment.wanted.tolist()
+        stop = len(wanted) - wanted[::-1].index(True)
+        found = [0] * len(self._selection.classes)
         picked = self._selection.pick(shard, read_samples(self._folder, shard, stream))
         for number, (label, sample) in enumerate(picked):
-            if number == stop < len(wanted):
+            if number == stop:
                 return  # the rest is another reader's, who will check the shard's end
-            found[self._selection.classes[label]] += 1
+            found[label] += 1
             if wanted[number]:
-                yield Entry(start + number, shard, number, (label, sample))
-        check_counts(self._folder, shard, found, self._selection.taken[shard.file])
+                yield Entry(start + number, shard, number, label, sample)
+        counts = dict(zip(self._selection.classes, found, strict=True))
+        check_counts(self._folder, shard, counts, self._selection.taken[shard.file])

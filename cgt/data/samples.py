@@ -1,8 +1,6 @@
 """Samples out of one shard, and pictures out of samples."""
 
 import contextlib
-import itertools
-import operator
 import re
 from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
@@ -40,40 +38,35 @@ def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterat
         UserError: the shard is damaged, or holds something else than the manifest says.
         RunError: the stream of a URL broke.
     """
-    classes = len(folder.manifest.classes)
-    suffix = folder.manifest.encoding
+    encoding = folder.manifest.encoding
+    other = {encoding: "cls", "cls": encoding}
+    numbers = {str(number).encode(): number for number in range(len(folder.manifest.classes))}
     keys = set()
     with _explained(folder, shard):
-        for key, files in itertools.groupby(_files(folder, shard, stream), key=_key):
+        members = tar.members(stream)
+        for name, content in members:
+            key, _, suffix = name.partition(".")
+            if suffix not in other or not _KEY.fullmatch(key):
+                raise DamagedShardError(folder, shard, f"{name!r} is no name of a sample's file")
+            missing = f"{key}.{other[suffix]}"
+            next_name, next_content = next(members, ("", b""))
+            if next_name != missing:
+                raise DamagedShardError(folder, shard, f"the sample {key} has no {missing} beside it")
             if key in keys:
                 raise DamagedShardError(folder, shard, f"it has two samples {key}")
             keys.add(key)
-            entry = {name: content for _, name, content in files}
-            missing = [name for name in (suffix, "cls") if name not in entry]
-            if missing:
-                raise DamagedShardError(folder, shard, f"the sample {key} has no {key}.{missing[0]}")
-            text = entry["cls"].strip()
-            if not text.isdigit() or int(text) >= classes:
-                raise DamagedShardError(
-                    folder, shard, f"{key}.cls says {text[:20]!r}, not a class number below {classes}"
-                )
-            yield Sample(key, int(text), entry[suffix])
+            text, encoded = (content, next_content) if suffix == "cls" else (next_content, content)
+            number = numbers.get(text.strip())
+            if number is None:
+                reason = f"{key}.cls says {text[:20]!r}, not a class number below {len(numbers)}"
+                raise DamagedShardError(folder, shard, reason)
+            yield Sample(key, number, encoded)
     if len(keys) != shard.samples:
         raise DamagedShardError(
             folder, shard, f"it holds {len(keys)} samples, the manifest says {shard.samples}"
         )
 
 
-def _files(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterator[tuple[str, str, bytes]]:
-    """(key, suffix, content) of each member."""
-    for name, content in tar.members(stream):
-        key, dot, suffix = name.partition(".")
-        if not dot or not _KEY.fullmatch(key):
-            raise DamagedShardError(folder, shard, f"{name!r} is no name of a sample's file")
-        yield key, suffix, content
-
-
-_key = operator.itemgetter(0)
 _KEY = re.compile("[A-Za-z0-9_-]+")
 
 

@@ -122,7 +122,7 @@ class StreamedPictures:
         if len(self.skipped) > self._reading.max_skipped:
             raise UserError(
                 f"more than {self._reading.max_skipped} pictures of {self._folder.location} can't be read, "
-                f"the most that data.max_skipped allows. The last one: {next(reversed(self.skipped.values()))}"
+                f"the most that data.max_skipped allows. The last: {next(reversed(self.skipped.values()))}"
             )
 
     def _parts(

@@ -26,33 +26,35 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     Raises:
         TarError: see there.
     """
-    while True:
-        header = stream.read(BLOCK)
-        if len(header) < BLOCK:
-            raise TarError("it ends in the middle" if header else "it has no end mark, so it was cut short")
-        if header == bytes(BLOCK):
-            return
-        try:
-            size = int(header[124:136].rstrip(b" \0"), 8)
-            summed = int(header[148:156].strip(b" \0"), 8)
-            name = header[:100].rstrip(b"\0").decode("ascii")
-        except ValueError:
-            raise TarError("it is no tar file, or is overwritten in part") from None
-        if not _sums_up(header, summed):
-            raise TarError("a header's checksum is wrong")
-        if header[156:157] not in _REGULAR:
-            raise TarError(f"{name!r} is not a plain file")
-        padded = -(-size // BLOCK) * BLOCK
-        content = stream.read(padded)
-        if len(content) < padded:
-            raise TarError(f"it ends in the middle of {name!r}")
-        yield name, content[:size]
+    header = stream.read(BLOCK)
+    while header[:1] != b"\0":
+        name, size = _described(header)
+        content = stream.read(size)
+        padding = -size % BLOCK
+        behind = stream.read(padding + BLOCK)
+        if len(behind) < padding + BLOCK:
+            raise TarError(f"it ends at {name!r}, without an end mark")
+        yield name, content
+        header = behind[padding:]
+    if header != bytes(BLOCK):
+        raise TarError("its end mark is overwritten, or it is no tar file")
 
 
-def _sums_up(header: bytes, summed: int) -> bool:
-    """Whether `summed` is the sum of the header's bytes, its own eight counted as spaces.
+def _described(header: bytes) -> tuple[str, int]:
+    """The name and the size of a member.
 
-    The low half of an Adler checksum that starts at 0 is the sum of the bytes modulo 65521, at C speed.
+    The low half of an Adler checksum that starts at 0 is the sum of the bytes modulo 65521, at C speed. For
+    the header's own checksum, its eight bytes count as spaces.
     """
-    total = zlib.adler32(header[156:], zlib.adler32(b" " * 8, zlib.adler32(header[:148], 0))) & 0xFFFF
-    return total == summed % 65521
+    try:
+        size = int(header[124:135], 8)
+        summed = int(header[148:154], 8)
+        name = header[:100].rstrip(b"\0").decode("ascii")
+    except ValueError:
+        raise TarError("it is no tar file, or is overwritten or cut off in part") from None
+    total = (zlib.adler32(header, 0) & 0xFFFF) - sum(header[148:156]) + 8 * ord(" ")
+    if size < 0 or (total - summed) % 65521:
+        raise TarError(f"the size or the checksum of {name!r} is wrong")
+    if header[156:157] not in _REGULAR:
+        raise TarError(f"{name!r} is not a plain file")
+    return name, size
