@@ -1,6 +1,7 @@
 """Shard folders out of shard folders: stopped, killed and on full disks."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -144,26 +145,15 @@ class TestInterrupted:
 
         opened = Path.open
 
-        class FullDisk:
-            """A file of which only the beginning finds room."""
+        class FullDisk(io.BytesIO):
+            """A file that finds no room, from the first sample on."""
 
-            def __init__(self, path: Path) -> None:
-                self.file = opened(path, "wb")
-
-            def write(self, content: bytes) -> int:
-                if self.file.tell() > 2000:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                return self.file.write(content)
-
-            def __enter__(self) -> "FullDisk":
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                self.file.close()
+            def write(self, content: Any) -> int:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         def full(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
             second = mode == "wb" and path.name.endswith("000001.tar")
-            return FullDisk(path) if second else opened(path, mode, *rest, **more)
+            return FullDisk() if second else opened(path, mode, *rest, **more)
 
         with monkeypatch.context() as patched:
             patched.setattr(Path, "open", full)

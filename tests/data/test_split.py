@@ -132,6 +132,7 @@ class TestSplitByShare:
             sides = [{content for _, _, content in stored(tmp_path / name)} for name in ("one", "two")]
             assert not sides[0] & sides[1]
             assert one.samples + two.samples == 30
+            assert one.counts()["ant"] in (8, 9)  # of 18, 12 of them in pairs
 
     def test_class_of_equal_pictures_is_refused_before_anything_is_written(
         self, shards: Path, tmp_path: Path
