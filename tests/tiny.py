@@ -41,6 +41,7 @@ class MemoryPictures:
 
     def __init__(self, classes: Sequence[str], per_class: int = 10) -> None:
         self.classes = tuple(classes)
+        self.skipped: dict[tuple[str, int], str] = {}
         self.counts = (per_class,) * len(self.classes)
         self.y_P = torch.arange(len(self.classes)).repeat(per_class)
         noise = rng.integers(len(self.y_P) * 3 * RESOLUTION**2, 64, 0, "tiny pictures")

@@ -90,6 +90,10 @@ def execute(
     console = stderr_console()
     best = run / "best"
     console.print(f"model: {(best if best.exists() else checkpoint) / 'model'}")
+    if pictures.skipped:
+        first = next(iter(pictures.skipped.values()))
+        count = f"{len(pictures.skipped):,} of the pictures"
+        console.print(f"skipped {count}, which could not be read. The first: {first}", markup=False)
     if method.task.source is not None and not method.keeps_old_classes:
         console.print("this method gives up the source's classes: the model makes the new ones only.")
     return checkpoint

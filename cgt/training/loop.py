@@ -128,7 +128,8 @@ def train(
                 last = done == config.steps
                 if last or done % config.log_every == 0:
                     images = done * config.batch_size * updates
-                    run.log({"step": done, "images": images, **losses, **_learning_rates(trainer)})
+                    skipped = {"skipped": len(pictures.skipped)} if pictures.skipped else {}
+                    run.log({"step": done, "images": images, **losses, **_learning_rates(trainer), **skipped})
                 evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
                 if evaluate or save:
                     best = milestones.reach(done, best, progress, evaluate=evaluate, save=save)

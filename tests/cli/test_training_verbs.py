@@ -151,3 +151,20 @@ def test_a_diverged_run_stops_and_names_the_last_good_checkpoint(
     assert "loss became inf in step 2" in message
     assert str(tmp_path / "run" / "checkpoints" / "00000002") in message
     load_generator(tmp_path / "run" / "latest" / "model")
+
+
+@pytest.mark.parametrize("reader", ["stream", "resident"])
+def test_pictures_that_can_not_be_read_are_skipped_and_told_where_asked(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], reader: str
+) -> None:
+    damaged = shutil.copytree(workspace / "new", tmp_path / "damaged")
+    shard = damaged / "000000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"IHDR", b"XXXX", 1))
+    words = [f"data={damaged}", f"data.reader={reader}", "data.workers=1", "data.on_error=skip"]
+    assert transfer(workspace, tmp_path / "run", *words) == 0
+    message = capsys.readouterr().err.replace("\n", "")
+    assert "skipped 1 of the pictures, which could not be read. The first:" in message
+    assert "is no picture" in message
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1].get("skipped", records[-2].get("skipped")) == 1
+    assert transfer(workspace, tmp_path / "other", *words[:-1]) == 2
