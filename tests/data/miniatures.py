@@ -16,6 +16,7 @@ from PIL import Image
 
 from cgt.data.manifest import ShardFolder, open_shards
 from cgt.data.write import BuildOptions, build_shards
+from tests.data import miniature_imagenet
 
 CIFAR10_CLASSES = [b"airplane", b"frog"]
 CIFAR100_CLASSES = [b"apple", b"baby", b"bear"]
@@ -140,6 +141,7 @@ INPUTS: dict[str, Callable[[Path], Path]] = {
     "cifar10": cifar10_archive,
     "cifar100": cifar100_archive,
     "folder": folder_input,
+    "imagenet": miniature_imagenet.official_input,
     "parquet": parquet_input,
     "places365": places365_input,
 }

@@ -18,7 +18,7 @@ from PIL import Image
 from cgt import catalog
 from cgt.errors import UserError
 
-INFRASTRUCTURE = frozenset({"archives", "cifar_archive", "parquet_tables", "picture_files"})
+INFRASTRUCTURE = frozenset({"archives", "cifar_archive", "imagenet_lists", "parquet_tables", "picture_files"})
 
 
 class Picture(NamedTuple):
