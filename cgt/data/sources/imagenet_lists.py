@@ -176,11 +176,9 @@ def _meta(file: _File) -> dict[int, tuple[str, str]]:
             f"{SOLUTION} and {NAME_LISTS[0]} into the folder, which are read without."
         ) from error
     try:
-        synsets: Any = loadmat(io.BytesIO(file.content), squeeze_me=True, variable_names=["synsets"])[
-            "synsets"
-        ]
+        synsets: Any = loadmat(io.BytesIO(file.content), squeeze_me=True)["synsets"]
         classes = {
-            int(synset["ILSVRC2012_ID"]): (str(synset["WNID"]), str(synset["words"]).split(",")[0].strip())
+            int(synset["ILSVRC2012_ID"]): (synset["WNID"], synset["words"].split(",")[0].strip())
             for synset in synsets.reshape(-1)
             if synset["num_children"] == 0  # others are not classes, but what classes are kinds of
         }
