@@ -18,6 +18,8 @@ EXTRAS = {
     "export": "ONNX files",
     "trackers": "TensorBoard and Weights & Biases logs",
     "digits": "the built-in digits",
+    "parquet": "shards from Parquet files and saved data sets",
+    "jpeg": "JPEG shards read twice as fast",
     "s3": "shards on Amazon S3 and the like",
     "gs": "shards on Google Cloud Storage",
     "dev": "tests, lint and types",
