@@ -51,13 +51,13 @@ def tar(files: Mapping[str, bytes], mode: str = "w") -> bytes:
     return stream.getvalue()
 
 
-def train_tar(files: Mapping[str, bytes] | None = None) -> bytes:
-    """The tar of tars, neither in the order of the names."""
+def train_tar() -> bytes:
+    """The tar of tars, none of them in the order of the names."""
     inner: dict[str, dict[str, bytes]] = {}
-    for path, content in reversed((files or train_files()).items()):
+    for path, content in train_files().items():
         wnid, name = path.split("/")
         inner.setdefault(wnid, {})[name] = content
-    return tar({f"{wnid}.tar": tar(content) for wnid, content in inner.items()})
+    return tar({f"{wnid}.tar": tar(content) for wnid, content in reversed(inner.items())})
 
 
 def meta_mat(classes: Mapping[str, str] = CLASSES) -> bytes:
@@ -65,7 +65,7 @@ def meta_mat(classes: Mapping[str, str] = CLASSES) -> bytes:
     import scipy.io
 
     kinds = [("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "f8")]
-    rows = [(NUMBERS[wnid], wnid, words, "a thing", 0) for wnid, words in classes.items()]
+    rows = [(NUMBERS.get(wnid, 1), wnid, words, "a thing", 0) for wnid, words in classes.items()]
     rows.append((1001, "n00001740", "entity", "that which is", 2))
     stream = io.BytesIO()
     scipy.io.savemat(stream, {"synsets": np.array(rows, kinds).reshape(-1, 1)})

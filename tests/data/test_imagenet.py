@@ -191,6 +191,16 @@ def test_a_split_is_not_taken_for_the_other(tmp_path: Path) -> None:
             read(tmp_path / path, split)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_empty_folder_of_a_split_is_told(split: str, tmp_path: Path) -> None:
+    (tmp_path / split).mkdir()
+    with pytest.raises(UserError, match=f"{split} has no pictures of {split}"):
+        read(tmp_path, split)
+    (tmp_path / split / "n01440764").mkdir()
+    with pytest.raises(UserError, match=f"{split} has no pictures of {split}"):
+        read(tmp_path, split)
+
+
 @pytest.mark.parametrize("name", ["train", "ILSVRC", TRAIN_TAR, "LOC_synset_mapping.txt"])
 def test_links_that_lead_out_are_not_followed(name: str, tmp_path: Path) -> None:
     root = kaggle_input(tmp_path / "in")
@@ -308,7 +318,16 @@ class TestBrokenLists:
             read(root, "val")
 
     @pytest.mark.parametrize(
-        "content", [b"", b"not MATLAB's", meta_mat()[:400], meta_mat({}), meta_mat({"n01440764": ""})]
+        "content",
+        [
+            b"",
+            b"not MATLAB's",
+            meta_mat()[:400],
+            meta_mat({}),
+            meta_mat({"n01440764": ""}),
+            meta_mat({"n01440764": "#1"}),
+            meta_mat({"tench": "tench"}),
+        ],
     )
     def test_wrong_meta_is_told(self, content: bytes, tmp_path: Path) -> None:
         root = put(val_folder(tmp_path, devkit()), {f"{DEVKIT}/data/meta.mat": content})
