@@ -161,6 +161,16 @@ class TestFiles:
             with pytest.raises(UserError, match=r"link\.png is a link to"):
                 list(walk(tmp_path / "in", tmp_path / "in"))
 
+    def test_folders_that_cannot_be_read_are_told(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def denied(path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr("os.scandir", denied)
+        with pytest.raises(UserError, match="can't be read .*Permission denied"):
+            list(files(tmp_path, tmp_path))
+
     def test_mark_changes_with_name_size_and_time(self) -> None:
         variants = [File("a", 1, 1), File("b", 1, 1), File("a", 2, 1), File("a", 1, 2)]
         assert len({file.mark for file in variants}) == 4

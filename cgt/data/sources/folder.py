@@ -17,8 +17,8 @@ SIZE = 128
 def read(request: Request) -> Source:
     """Every picture file of every class, sorted.
 
-    Hidden files are passed over, and so are those of other suffixes, which the remark counts. A suffix that is
-    wrong does no harm: the content tells how a picture is decoded.
+    Hidden files are passed over, and so are those of other suffixes, which the remark counts. A wrong
+    suffix does no harm: the content tells how a picture is decoded.
 
     Raises:
         UserError: the input is no folder or has no subfolders, or a link in it leads elsewhere.

@@ -72,7 +72,7 @@ def subfolders(folder: Path, root: Path) -> list[str]:
     """The names of the folders in `folder`, sorted, without hidden ones.
 
     Raises:
-        UserError: an entry is a link to a folder, or out of `root`.
+        UserError: a folder can't be read, or an entry is a link to a folder, or out of `root`.
     """
     return [entry.name for entry in _entries(folder, root) if entry.is_dir()]
 
@@ -83,7 +83,7 @@ def files(folder: Path, root: Path, below: str = "", *, deep: bool = True) -> It
     `File.relative` starts from `folder`.
 
     Raises:
-        UserError: an entry is a link to a folder, or out of `root`.
+        UserError: a folder can't be read, or an entry is a link to a folder, or out of `root`.
     """
     for entry in _entries(folder / below, root):
         relative = f"{below}/{entry.name}" if below else entry.name
@@ -155,8 +155,11 @@ def _too_large(name: str, size: str) -> UserError:
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as listing:
-        entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=_name)
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=_name)
+    except OSError as error:
+        raise UserError(f"{folder} can't be read ({error}): make sure that you may.") from error
     for entry in entries:
         if entry.is_symlink():
             inside(Path(entry.path), root)
