@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgt.data.decode import UndecodableError, decode_into
 from cgt.data.fetch import ShardStore
-from cgt.data.manifest import Shard, ShardFolder
-from cgt.data.samples import Sample, check_counts, decode_into, read_samples
+from cgt.data.index import Index, index_of
+from cgt.data.manifest import DamagedShardError, Shard, ShardFolder
 from cgt.data.selection import Selection
+from cgt.data.tar import BLOCK
 from cgt.errors import RunError, UserError
 
 OPENING = 4
@@ -40,8 +42,8 @@ class Entry(NamedTuple):
     number: int
     """Position among the pictures that are taken of the shard."""
     label: int
-    sample: Sample | str
-    """Or why there is none."""
+    stored: bytes | str
+    """Its header in the tar file and the encoded picture; or why there is none."""
 
 
 Skipped = dict[tuple[str, int], str]
@@ -72,6 +74,7 @@ class ShardReader:
         self._selection = selection
         self._store = store
         self._lenient = lenient
+        self._indexes: dict[str, Index] = {}
         self._threads = ThreadPoolExecutor(OPENING)
 
     def __enter__(self) -> Self:
@@ -103,9 +106,7 @@ class ShardReader:
         for i, entry in enumerate(entries):
             out_RR3 = x_NRR3[len(kept)]
             try:
-                if isinstance(entry.sample, str):
-                    raise UserError(entry.sample)
-                decode_into(self._folder, entry.shard, entry.sample, out_RR3)
+                self._decode(entry, out_RR3)
             except UserError as error:
                 if not self._lenient:
                     raise
@@ -117,6 +118,15 @@ class ShardReader:
             kept.append(i)
         x_N3RR = torch.from_numpy(x_NRR3[: len(kept)]).permute(0, 3, 1, 2)
         return Part(x_N3RR, torch.tensor(labels, dtype=torch.int64), kept, skipped)
+
+    def _decode(self, entry: Entry, out_RR3: np.ndarray) -> None:
+        if isinstance(entry.stored, str):
+            raise UserError(entry.stored)
+        try:
+            decode_into(entry.stored[BLOCK:], self._folder.manifest.encoding, out_RR3)
+        except UndecodableError as error:
+            key = entry.stored[:BLOCK].partition(b".")[0].decode("ascii", "replace")
+            raise DamagedShardError(self._folder, entry.shard, f"{key} {error}") from None
 
     def _opening(self, segments: Iterator[Segment]) -> tuple[Segment, Future[IO[bytes]]] | None:
         segment = next(segments, None)
@@ -142,16 +152,15 @@ class ShardReader:
                         yield Entry(segment.start + missed, segment.shard, missed, -1, str(error))
 
     def _read(self, segment: Segment, stream: IO[bytes]) -> Iterator[Entry]:
-        shard, start, _ = segment
-        wanted = segment.wanted.tolist()
-        stop = len(wanted) - wanted[::-1].index(True)
-        found = [0] * len(self._selection.classes)
-        picked = self._selection.pick(shard, read_samples(self._folder, shard, stream))
-        for number, (label, sample) in enumerate(picked):
-            if number == stop:
-                return  # the rest is another reader's, who will check the shard's end
-            found[label] += 1
-            if wanted[number]:
-                yield Entry(start + number, shard, number, label, sample)
-        counts = dict(zip(self._selection.classes, found, strict=True))
-        check_counts(self._folder, shard, counts, self._selection.taken[shard.file])
+        shard, start, wanted = segment
+        index = self._indexes.get(shard.file)
+        if index is None:
+            index = index_of(self._folder, self._selection, shard, stream, lenient=self._lenient)
+            self._indexes[shard.file] = index
+        there = wanted[: len(index.label_P)].nonzero()[0]
+        columns = (there, index.offset_P[there], index.size_P[there], index.label_P[there])
+        for number, offset, size, label in zip(*(column.tolist() for column in columns), strict=True):
+            stream.seek(offset)
+            yield Entry(start + number, shard, number, label, stream.read(BLOCK + size))
+        if index.problem is not None:
+            raise UserError(index.problem)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cgt.data import decode as decoding
 from cgt.data import tar
+from cgt.data.decode import UndecodableError, decode_into
 from cgt.data.fetch import ShardStore
 from cgt.data.manifest import DamagedShardError as DamagedShardError
 from cgt.data.manifest import Shard, ShardFolder
@@ -24,6 +24,8 @@ class Sample(NamedTuple):
     cls: int
     """Position in the manifest's list of classes."""
     encoded: bytes
+    offset: int
+    """Of the encoded picture's header in the shard's tar file, bytes."""
 
 
 def open_shard(folder: ShardFolder, shard: Shard) -> IO[bytes]:
@@ -44,23 +46,26 @@ def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterat
     keys = set()
     with _explained(folder, shard):
         members = tar.members(stream)
-        for name, content in members:
+        for name, content, offset in members:
             key, _, suffix = name.partition(".")
             if suffix not in other or not _KEY.fullmatch(key):
                 raise DamagedShardError(folder, shard, f"{name!r} is no name of a sample's file")
             missing = f"{key}.{other[suffix]}"
-            next_name, next_content = next(members, ("", b""))
+            next_name, next_content, next_offset = next(members, ("", b"", 0))
             if next_name != missing:
                 raise DamagedShardError(folder, shard, f"the sample {key} has no {missing} beside it")
             if key in keys:
                 raise DamagedShardError(folder, shard, f"it has two samples {key}")
             keys.add(key)
-            text, encoded = (content, next_content) if suffix == "cls" else (next_content, content)
+            if suffix == "cls":
+                text, encoded, offset = content, next_content, next_offset
+            else:
+                text, encoded = next_content, content
             number = numbers.get(text.strip())
             if number is None:
                 reason = f"{key}.cls says {text[:20]!r}, not a class number below {len(numbers)}"
                 raise DamagedShardError(folder, shard, reason)
-            yield Sample(key, number, encoded)
+            yield Sample(key, number, encoded, offset)
     if len(keys) != shard.samples:
         raise DamagedShardError(
             folder, shard, f"it holds {len(keys)} samples, the manifest says {shard.samples}"
@@ -87,18 +92,6 @@ def check_counts(
         raise DamagedShardError(folder, shard, f"it holds {'; '.join(wrong)}")
 
 
-def decode_into(folder: ShardFolder, shard: Shard, sample: Sample, out_RR3: np.ndarray) -> None:
-    """Write the picture of a sample, uint8 RGB, to `out_RR3`, contiguous (R, R, 3).
-
-    Raises:
-        UserError: it is corrupt, or not R x R.
-    """
-    try:
-        decoding.decode_into(sample.encoded, folder.manifest.encoding, out_RR3)
-    except decoding.UndecodableError as error:
-        raise DamagedShardError(folder, shard, f"{sample.key} {error}") from None
-
-
 def decode(folder: ShardFolder, shard: Shard, sample: Sample) -> Tensor:
     """The picture of a sample, uint8 RGB (3, R, R).
 
@@ -106,7 +99,10 @@ def decode(folder: ShardFolder, shard: Shard, sample: Sample) -> Tensor:
         UserError: it is corrupt, or not R x R.
     """
     out_RR3 = np.empty((folder.manifest.size, folder.manifest.size, 3), np.uint8)
-    decode_into(folder, shard, sample, out_RR3)
+    try:
+        decode_into(sample.encoded, folder.manifest.encoding, out_RR3)
+    except UndecodableError as error:
+        raise DamagedShardError(folder, shard, f"{sample.key} {error}") from None
     return torch.from_numpy(out_RR3).permute(2, 0, 1).contiguous()
 
 

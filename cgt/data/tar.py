@@ -17,8 +17,8 @@ class TarError(ValueError):
     """What is read is no tar file, was cut short, or holds something else than plain files."""
 
 
-def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of every member, in order.
+def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes, int]]:
+    """Name, content, and the offset of the header in the stream, of every member in order.
 
     Format: POSIX.1-1988 (ustar), of which GNU tar and pax are supersets; what these add (links, folders, long
     names) has no place in a shard.
@@ -26,6 +26,7 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     Raises:
         TarError: see there.
     """
+    offset = 0
     header = stream.read(BLOCK)
     while header[:1] != b"\0":
         name, size = _described(header)
@@ -34,8 +35,9 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
         behind = stream.read(padding + BLOCK)
         if len(behind) < padding + BLOCK:
             raise TarError(f"it ends at {name!r}, without an end mark")
-        yield name, content
+        yield name, content, offset
         header = behind[padding:]
+        offset += BLOCK + size + padding
     if header != bytes(BLOCK):
         raise TarError("its end mark is overwritten, or it is no tar file")
 

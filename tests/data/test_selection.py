@@ -82,7 +82,7 @@ def manifest_of(shards: list[list[int]]) -> Manifest:
 def picked(selection: Selection, shards: list[list[int]]) -> list[tuple[int, str]]:
     result = []
     for i, (shard, labels) in enumerate(zip(selection.manifest.shards, shards, strict=True)):
-        samples = [Sample(f"{i}-{j}", label, b"") for j, label in enumerate(labels)]
+        samples = [Sample(f"{i}-{j}", label, b"", 0) for j, label in enumerate(labels)]
         result += [(label, sample.key) for label, sample in selection.pick(shard, samples)]
     return result
 

@@ -21,7 +21,11 @@ def archive(files: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> bytes:
 
 
 def read(content: bytes) -> dict[str, bytes]:
-    return dict(members(io.BytesIO(content)))
+    found = {}
+    for name, part, offset in members(io.BytesIO(content)):
+        assert content[offset : offset + len(name)] == name.encode()
+        found[name] = part
+    return found
 
 
 TWO = archive({"a.cls": b"0", "a.png": bytes(range(256)) * 3})
