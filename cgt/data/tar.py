@@ -1,7 +1,7 @@
 """Plain tar files of plain files, read front to back.
 
-Python's tarfile does some 15 times the work for each member, about as much as decoding a small picture costs:
-a reader that decodes all along would lose a third of its speed to it (`tools/bench/data.py` shows both).
+With Python's tarfile, reading a sample costs about as much as decoding a small picture, and five times as
+much as here (`tools/bench/data.py` shows both).
 """
 
 import zlib
