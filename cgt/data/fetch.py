@@ -99,18 +99,17 @@ class _PatientFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        content = persistently(lambda: self._read(len(buffer)), self._folder.place(self._shard))
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
+        count = persistently(lambda: self._read(buffer), self._folder.place(self._shard))
+        self._position += count
+        return count
 
     def close(self) -> None:
         self._drop()
         super().close()
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, buffer: memoryview) -> int:
         try:
-            return os.pread(self._opened().fileno(), size, self._position)
+            return os.preadv(self._opened().fileno(), [buffer], self._position)
         except OSError:
             self._drop()
             raise

@@ -42,8 +42,11 @@ class Entry(NamedTuple):
     number: int
     """Position among the pictures that are taken of the shard."""
     label: int
-    stored: bytes | str
-    """Its header in the tar file and the encoded picture; or why there is none."""
+    header: bytes
+    """In the tar file."""
+    encoded: bytes | None
+    problem: str = ""
+    """Why it is not there."""
 
 
 Skipped = dict[tuple[str, int], str]
@@ -120,12 +123,12 @@ class ShardReader:
         return Part(x_N3RR, torch.tensor(labels, dtype=torch.int64), kept, skipped)
 
     def _decode(self, entry: Entry, out_RR3: np.ndarray) -> None:
-        if isinstance(entry.stored, str):
-            raise UserError(entry.stored)
+        if entry.encoded is None:
+            raise UserError(entry.problem)
         try:
-            decode_into(entry.stored[BLOCK:], self._folder.manifest.encoding, out_RR3)
+            decode_into(entry.encoded, self._folder.manifest.encoding, out_RR3)
         except UndecodableError as error:
-            key = entry.stored[:BLOCK].partition(b".")[0].decode("ascii", "replace")
+            key = entry.header.partition(b".")[0].decode("ascii", "replace")
             raise DamagedShardError(self._folder, entry.shard, f"{key} {error}") from None
 
     def _opening(self, segments: Iterator[Segment]) -> tuple[Segment, Future[IO[bytes]]] | None:
@@ -149,7 +152,8 @@ class ShardReader:
                     raise
                 for missed in range(number + 1, len(segment.wanted)):
                     if segment.wanted[missed]:
-                        yield Entry(segment.start + missed, segment.shard, missed, -1, str(error))
+                        position = segment.start + missed
+                        yield Entry(position, segment.shard, missed, -1, b"", None, str(error))
 
     def _read(self, segment: Segment, stream: IO[bytes]) -> Iterator[Entry]:
         shard, start, wanted = segment
@@ -161,6 +165,6 @@ class ShardReader:
         columns = (there, index.offset_P[there], index.size_P[there], index.label_P[there])
         for number, offset, size, label in zip(*(column.tolist() for column in columns), strict=True):
             stream.seek(offset)
-            yield Entry(start + number, shard, number, label, stream.read(BLOCK + size))
+            yield Entry(start + number, shard, number, label, stream.read(BLOCK), stream.read(size))
         if index.problem is not None:
             raise UserError(index.problem)
