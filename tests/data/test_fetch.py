@@ -240,15 +240,15 @@ class TestLocal:
 
 
 def fail_next_reads(monkeypatch: pytest.MonkeyPatch, failures: list[int]) -> None:
-    read = os.pread
+    read = os.preadv
 
-    def failing(handle: int, size: int, position: int) -> bytes:
+    def failing(handle: int, buffers: list[memoryview], position: int) -> int:
         if failures:
             number = failures.pop()
             raise OSError(number, os.strerror(number))
-        return read(handle, size, position)
+        return read(handle, buffers, position)
 
-    monkeypatch.setattr(os, "pread", failing)
+    monkeypatch.setattr(os, "preadv", failing)
 
 
 class Bucket(MemoryFileSystem):  # type: ignore[misc]
