@@ -1,15 +1,20 @@
 """This process's place in a run; nothing else touches accelerate or torch.distributed."""
 
 import contextlib
-from typing import Literal
+import datetime
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Literal, TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
-from cgt.errors import UserError
+from cgt.errors import RunError, SaidElsewhereError, UserError
 
+T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -19,19 +24,20 @@ class World:
     Args:
         precision: "fp32", or "bf16"/"fp16" for autocast.
         cpu: stay on the CPU where there is a GPU, as ACCELERATE_USE_CPU says too.
+        timeout: seconds that a rank waits for the others before it gives up.
 
     Raises:
-        UserError: the process was started as one of several (training runs in one process so far), or fp16 is
-            asked for on a CPU.
+        UserError: the launcher started more processes than form one run, or fp16 is asked for on a CPU.
     """
 
-    def __init__(self, precision: Precision = "fp32", *, cpu: bool = False) -> None:
+    def __init__(self, precision: Precision = "fp32", *, cpu: bool = False, timeout: float = 600) -> None:
         self.precision = precision
-        self._state = PartialState(cpu=cpu or _cpu_wanted())
-        if self.size > 1:
+        limit = datetime.timedelta(seconds=timeout)
+        self._state = PartialState(cpu=cpu or _cpu_wanted(), timeout=limit)
+        if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != self.size:
             raise UserError(
-                f"started as one of {self.size} processes, but training runs in one: start the verb "
-                "without a launcher."
+                f"the launcher started {launched} processes, and each would train alone (`accelerate launch "
+                "--cpu` does that): start them with --processes, torchrun or srun."
             )
         if precision == "fp16" and self.device.type == "cpu":
             raise UserError("precision: fp16 needs a GPU, and there is none here: use bf16 or fp32.")
@@ -45,6 +51,11 @@ class World:
     def size(self) -> int:
         """The number of processes."""
         return int(self._state.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and speaks to the person."""
+        return self.rank == 0
 
     @property
     def device(self) -> torch.device:
@@ -64,6 +75,57 @@ class World:
     def share(self, global_batch: Tensor) -> Tensor:
         """This rank's slice of something drawn for the whole global batch, on this rank's device."""
         return global_batch.tensor_split(self.size)[self.rank].to(self.device, non_blocking=True)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up the ranks' tensors of one shape, in place on each of them."""
+        if self.size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks; values are pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return cast(list[T], values)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that fails on all ranks if it fails on one, so that none waits for what never comes.
+
+        The first rank that failed raises its error, the others a `SaidElsewhereError`.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        codes = self.gather(0 if failure is None else 2 if isinstance(failure, UserError) else 1)
+        failed = [rank for rank, code in enumerate(codes) if code]
+        if not failed:
+            return
+        if failure is None or failed[0] != self.rank:
+            raise SaidElsewhereError(failed[0], codes[failed[0]])
+        if isinstance(failure, UserError | RunError) and len(failed) < self.size:
+            raise type(failure)(f"rank {self.rank} of {self.size}: {failure}") from failure
+        raise failure
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Compare what must be the same on all ranks, such as the config or the version of the code.
+
+        Raises:
+            UserError: on the first rank that differs from rank 0, naming what does.
+        """
+        with self.together():
+            first = self.gather(facts)[0]
+            different = [name for name in facts if facts[name] != first.get(name)]
+            if different:
+                name = different[0]
+                raise UserError(
+                    f"the {name} is {facts[name]!r} here on {socket.gethostname()}, and {first.get(name)!r} "
+                    "on rank 0: start all processes with the same config, code and data."
+                )
 
     @property
     def _half(self) -> torch.dtype | None:

@@ -11,3 +11,11 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """The input was fine, yet the work can't go on (a full disk, a diverged run). Exit code 1."""
+
+
+class SaidElsewhereError(Exception):
+    """Another rank failed, and says why. Its exit code is this one's, too."""
+
+    def __init__(self, rank: int, code: int) -> None:
+        super().__init__(f"rank {rank} failed")
+        self.code = code

@@ -30,7 +30,7 @@ def test_a_world_stays_on_the_cpu_where_the_environment_says_so(monkeypatch: pyt
     class State:
         num_processes = 1
 
-        def __init__(self, cpu: bool) -> None:
+        def __init__(self, cpu: bool, timeout: object) -> None:
             self.device = torch.device("cpu" if cpu else "cuda")
 
     monkeypatch.setattr(distributed, "PartialState", State)

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from cgt import __version__
-from cgt.errors import RunError, UserError
+from cgt.errors import RunError, SaidElsewhereError, UserError
 from cgt.files import no_room
 
 VERBS = {
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, RunError) as error:
         _say(f"error: {error}")
         return 2 if isinstance(error, UserError) else 1
+    except SaidElsewhereError as error:
+        return error.code
     except Exception as error:
         if reason := no_room(error):
             _say(f"error: {reason}. Free some space, or work on another disk, and run the command again.")

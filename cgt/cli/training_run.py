@@ -74,6 +74,11 @@ def execute(
     """
     provenance = {**(provenance or {}), "data": settings.data.shards, "data_sha256": pictures.digest}
     world = World(settings.precision)
+    if world.size > 1:
+        raise UserError(
+            f"started as one of {world.size} processes, but training runs in one: start the verb without a "
+            "launcher."
+        )
     evaluation = _evaluation(settings, pictures, world)
     begin = RunFolder.reopen if resume else RunFolder.create
     folder = begin(run, settings, provenance)

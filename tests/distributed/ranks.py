@@ -1,0 +1,98 @@
+"""Functions run by several ranks at once: forked processes on the CPU that talk through gloo."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from accelerate.state import PartialState
+
+SECONDS = 60
+"""That all ranks may take."""
+
+
+class FailedRanksError(AssertionError):
+    """What each rank that failed said: `errors` has a traceback, or None, for each of them."""
+
+    def __init__(self, errors: list[str | None]) -> None:
+        super().__init__("\n".join(f"rank {rank}: {error}" for rank, error in enumerate(errors) if error))
+        self.errors = errors
+
+
+def run_ranks(
+    function: Callable[..., Any], world: int, *arguments: Any, seconds: float = SECONDS
+) -> list[Any]:
+    """Call `function(*arguments)` on each of `world` ranks; its results, which are pickled, by rank.
+
+    Raises:
+        FailedRanksError: a rank raised, was killed, or took too long.
+    """
+    with _free_port() as port:
+        pass
+    fork = multiprocessing.get_context("fork")
+    ranks = []
+    for rank in range(world):
+        ours, theirs = fork.Pipe(duplex=False)
+        process = fork.Process(target=_rank, args=(function, arguments, rank, world, port, theirs))
+        process.start()
+        theirs.close()
+        ranks.append((process, ours))
+    results: list[Any] = []
+    errors: list[str | None] = []
+    for process, pipe in ranks:
+        result, error = None, f"nothing within {seconds} s"
+        if pipe.poll(seconds):
+            try:
+                result, error = pipe.recv()
+            except EOFError:
+                process.join()
+                error = f"ended with {process.exitcode}"
+        results.append(result)
+        errors.append(error)
+    for process, _ in ranks:
+        process.join(5)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    if any(errors):
+        raise FailedRanksError(errors)
+    return results
+
+
+@contextlib.contextmanager
+def _free_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        yield listener.getsockname()[1]
+
+
+def _rank(
+    function: Callable[..., Any], arguments: Any, rank: int, world: int, port: int, pipe: Connection
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    PartialState._reset_state()
+    torch.set_num_threads(1)
+    try:
+        pipe.send((function(*arguments), None))
+    except BaseException:
+        pipe.send((None, traceback.format_exc()))
+    pipe.close()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    os._exit(0)
