@@ -1,0 +1,1 @@
+"""Launch files for accelerate and clusters: data, found with `importlib.resources.files("cgt.launch")`."""
