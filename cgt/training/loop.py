@@ -1,14 +1,11 @@
 """The training loop: steps, and what happens between them (logs, evaluation, sample grids, checkpoints)."""
 
 import contextlib
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from cgt import rng
 from cgt.data import Pictures
@@ -20,10 +17,9 @@ from cgt.models.sampling import write_class_grid
 from cgt.progress import StepsProgress, steps_progress
 from cgt.runs import RunFolder
 from cgt.training.checkpoint import Checkpoints
-from cgt.training.ema import EMA
-from cgt.training.optim import ParameterGroup, adam
 from cgt.training.settings import RunConfig
-from cgt.training.step import Losses, Trainer, train_step
+from cgt.training.step import Losses, train_step
+from cgt.training.trainer import Trainer, build_trainer, snapshot
 from cgt.transfer.base import Method
 
 GRID_CLASSES = 20
@@ -50,32 +46,6 @@ class Best:
     def beaten_by(self, score: float, *, lower_is_better: bool) -> bool:
         """Whether `score` is better than this, or is the first."""
         return math.isnan(self.score) or (score < self.score if lower_is_better else score > self.score)
-
-
-def build_trainer(config: RunConfig, method: Method[Any], world: World) -> Trainer:
-    """The networks of `method` on this rank's device, with their optimisers and the average."""
-    generator, discriminator = method.networks()
-    for network in (generator, discriminator):
-        network.train().to(world.device)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    groups = method.trainable(generator, config.optim.class_lr_scale)
-    if config.compile:
-        generator.compile()
-        discriminator.compile()
-    return Trainer(
-        config=config,
-        method=method,
-        world=world,
-        generator=generator,
-        discriminator=discriminator,
-        generator_optimiser=adam(groups, config.optim.generator_lr, config.optim),
-        discriminator_optimiser=adam(
-            [ParameterGroup(list(discriminator.parameters()))], config.optim.discriminator_lr, config.optim
-        ),
-        generator_scaler=world.scaler(),
-        discriminator_scaler=world.scaler(),
-        ema=EMA([parameter for group in groups for parameter in group.parameters], config.ema),
-    )
 
 
 def train(
@@ -112,7 +82,8 @@ def train(
     best, first = Best(), 0
     if resume:
         if state := checkpoints.load():
-            first, best = restore(trainer, state)
+            trainer.load_state_dict(state)
+            first, best = state["step"], Best(**state["best"])
         run.forget_after(first)
     updates = config.optim.discriminator_steps
     batches = pictures.batches(
@@ -172,8 +143,7 @@ class _Milestones:
 
     def _save(self, generator: Generator, done: int, best: Best, *, improved: bool) -> None:
         trainer = self.trainer
-        state: dict[str, Any] = {"step": done, "best": vars(best)}
-        state |= {name: part.state_dict() for name, part in _stateful(trainer).items()}
+        state: dict[str, Any] = {"step": done, "best": vars(best), **trainer.state_dict()}
         for tensors in (generator.state_dict(), state["generator"], state["discriminator"]):
             for name, tensor in tensors.items():
                 if not tensor.isfinite().all():
@@ -204,39 +174,6 @@ def _naming_last_checkpoint(checkpoints: Checkpoints) -> Iterator[None]:
         raise type(error)(f"{error} {back}") from error
 
 
-@torch.no_grad()
-def snapshot(trainer: Trainer) -> Generator:
-    """The averaged generator with statistics that fit it, as a plain one in eval mode.
-
-    Training is not disturbed.
-    """
-    with trainer.ema.applied():
-        generator = copy.deepcopy(trainer.generator)
-    if batches := trainer.config.ema.standing_batches:
-        _accumulate_statistics(trainer, generator, batches)
-    return trainer.method.finished(generator).eval()
-
-
-def restore(trainer: Trainer, state: dict[str, Any]) -> tuple[int, Best]:
-    """Put a saved state into `trainer`; returns the steps done and the best so far."""
-    for name, part in _stateful(trainer).items():
-        part.load_state_dict(state[name])
-    return state["step"], Best(**state["best"])
-
-
-def _stateful(trainer: Trainer) -> dict[str, Any]:
-    """What a checkpoint holds the state of, by its name there."""
-    return {
-        "generator": trainer.generator,
-        "discriminator": trainer.discriminator,
-        "generator_optimiser": trainer.generator_optimiser,
-        "discriminator_optimiser": trainer.discriminator_optimiser,
-        "generator_scaler": trainer.generator_scaler,
-        "discriminator_scaler": trainer.discriminator_scaler,
-        "ema": trainer.ema,
-    }
-
-
 def write_grid(path: Path, generator: Generator, seed: int) -> None:
     """A PNG grid of the last bank's classes (the first 20 of them), one row a class.
 
@@ -245,24 +182,6 @@ def write_grid(path: Path, generator: Generator, seed: int) -> None:
     first = generator.first_of_last_bank
     classes = range(len(generator.classes))[first : first + GRID_CLASSES]
     write_class_grid(path, generator, classes, rng.normal((GRID_COLUMNS, generator.dim_z), seed, "grid"))
-
-
-def _accumulate_statistics(trainer: Trainer, generator: Generator, batches: int) -> None:
-    """Standing statistics: the plain average over `batches` batches at fixed weights (Brock et al., 2019)."""
-    bank, first, classes = generator.last_bank, generator.first_of_last_bank, len(generator.last_bank.classes)
-    size, seed = trainer.config.batch_size, trainer.config.seed
-    generator.train()
-    count = 0
-    for i in range(batches):
-        z_NZ = rng.normal((size, generator.dim_z), seed, "standing latents", i).to(trainer.world.device)
-        y_N = rng.integers(size, classes, seed, "standing labels", i).to(trainer.world.device) + first
-        chunks = (share.chunk(trainer.micro_batches) for share in (z_NZ, y_N))
-        for z, y in zip(*chunks, strict=True):
-            count += 1
-            for site in bank.site_statistics():
-                site.momentum = 1 / count
-            with trainer.world.autocast():
-                generator(z, y)
 
 
 def _learning_rates(trainer: Trainer) -> Losses:

@@ -6,52 +6,20 @@ Shapes: N pictures of a micro-batch on this rank, Z latent size, R resolution.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cgt import rng
-from cgt.distributed import World
 from cgt.errors import RunError
 from cgt.images import to_float
-from cgt.models.biggan import Discriminator, Generator
-from cgt.models.norm import Bank, ClassTables
+from cgt.models.norm import ClassTables
 from cgt.training.augment import DRAWS, diff_augment
-from cgt.training.ema import EMA
 from cgt.training.losses import mode_seeking
 from cgt.training.optim import set_learning_rates
-from cgt.training.settings import RunConfig
-from cgt.transfer.base import Method
+from cgt.training.trainer import Trainer
 
 Losses = dict[str, float]
-
-
-@dataclass
-class Trainer:
-    """Everything that a step reads and changes."""
-
-    config: RunConfig
-    method: Method[Any]
-    world: World
-    generator: Generator
-    discriminator: Discriminator
-    generator_optimiser: torch.optim.Adam
-    discriminator_optimiser: torch.optim.Adam
-    generator_scaler: torch.amp.GradScaler
-    discriminator_scaler: torch.amp.GradScaler
-    ema: EMA
-
-    @property
-    def bank(self) -> Bank:
-        """The bank that is trained."""
-        return self.generator.last_bank
-
-    @property
-    def micro_batches(self) -> int:
-        """Forward passes per update on this rank."""
-        return self.config.batch_size // (self.config.micro_batch or self.config.batch_size)
 
 
 def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step: int) -> Losses:

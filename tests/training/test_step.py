@@ -11,8 +11,8 @@ import torch
 from cgt import rng
 from cgt.distributed import World
 from cgt.errors import RunError
-from cgt.training.loop import build_trainer, snapshot
-from cgt.training.step import Trainer, discriminator_step, generator_step, train_step
+from cgt.training.step import discriminator_step, generator_step, train_step
+from cgt.training.trainer import Trainer, build_trainer, snapshot
 from cgt.transfer.base import Method, MethodConfig
 from tests import tiny
 

@@ -11,8 +11,8 @@ from cgt import catalog
 from cgt.distributed import World
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, save_model
-from cgt.training.loop import build_trainer, snapshot
-from cgt.training.step import Trainer, train_step
+from cgt.training.step import train_step
+from cgt.training.trainer import Trainer, build_trainer, snapshot
 from cgt.transfer.base import Method
 from cgt.transfer.bsa import BSA, BSAConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig

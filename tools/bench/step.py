@@ -21,9 +21,9 @@ from torch import Tensor
 from cgt import rng
 from cgt.config import load
 from cgt.distributed import World
-from cgt.training.loop import build_trainer
 from cgt.training.settings import PretrainConfig
-from cgt.training.step import Trainer, train_step
+from cgt.training.step import train_step
+from cgt.training.trainer import Trainer, build_trainer
 from cgt.transfer.base import Method, MethodConfig, Source, Task
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 
