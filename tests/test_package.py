@@ -86,7 +86,7 @@ def test_every_config_is_found(installed: Run) -> None:
     assert answer(installed, "from cgt.config import shipped\nanswer = shipped()") == names
 
 
-@pytest.mark.parametrize(("folder", "suffix"), [("configs", "txt"), ("launch", "yaml")])
+@pytest.mark.parametrize(("folder", "suffix"), [("configs", "txt"), ("launch", "yaml"), ("launch", "sbatch")])
 def test_every_list_of_classes_and_every_launch_file_is_found(
     folder: str, suffix: str, installed: Run
 ) -> None:

@@ -54,6 +54,7 @@ def merge_shards(
     refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=locations)
     folders = [open_shards(location) for location in locations]
     _refuse_unlike(folders)
+    _refuse_other_orders(folders)
     for folder in folders:
         folder.check_files()
     found = _joined_reports(folders)
@@ -138,6 +139,17 @@ def _refuse_unlike(folders: Sequence[ShardFolder]) -> None:
                 )
 
 
+def _refuse_other_orders(folders: Sequence[ShardFolder]) -> None:
+    """Tasks tile the order of all pictures, which is another one if the input or an option is."""
+    tasks = [folder for folder in folders if folder.manifest.build.get("task")]
+    for other in tasks[1:]:
+        if other.manifest.build.get("order") != tasks[0].manifest.build.get("order"):
+            raise UserError(
+                f"{tasks[0].location} and {other.location} are tasks of different builds (their input or "
+                "options differ), and together would lack pictures: build all of them again."
+            )
+
+
 def _refuse_doubles(places: Sequence[Place], partial: PartialBuild) -> None:
     digests = [b"".join(map(bytes.fromhex, entry.digests)) for entry in partial.finished]
     for double in double_keys(places, digests):
@@ -159,6 +171,8 @@ def _joined_builds(builds: Sequence[Build]) -> Build:
     tasks = [build.get("task") for build in builds]
     if any(tasks):
         joined["task"] = None if _are_all(tasks) else "+".join(str(task or "whole") for task in tasks)
+    if joined.get("task") is None:
+        joined.pop("order", None)
     return joined
 
 

@@ -25,9 +25,8 @@ class ResidentPictures:
     Opening reads every shard that is needed, whole. Pictures that are skipped are left out.
 
     Raises:
-        UserError: a shard is missing, damaged or not the one that the manifest was written for; or all
-        pictures
-            of a class are skipped.
+        UserError: a shard is missing, damaged or not the one that the manifest was written for; or no picture
+            of a class can be read.
         RunError: a URL can't be read.
     """
 

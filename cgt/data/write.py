@@ -199,9 +199,10 @@ def _plan(options: BuildOptions, path: str) -> Plan:
             "add some, or name the other classes with --classes."
             + (f" It {source.remark}" if source.remark else "")
         )
-    pictures = [pictures[i] for i in options.span(len(pictures))]
-    keys = "\n".join(f"{picture.key} {picture.class_name}" for picture in pictures)
     chosen = asdict(options) | {"split": request.split, "cgt": __version__}
+    if options.task is not None:  # parts of different orders would lack pictures, or have some twice
+        chosen["order"] = hashlib.sha256(_listed(pictures)).hexdigest()
+    pictures = [pictures[i] for i in options.span(len(pictures))]
     chosen["part"] = None if options.holdout is None else options.part
     del chosen["size"], chosen["strict"]
     recipe = Recipe(
@@ -212,8 +213,12 @@ def _plan(options: BuildOptions, path: str) -> Plan:
         holdout=options.holdout,
         part=options.part,
     )
-    digest = hashlib.sha256(f"{source.fingerprint}\n{keys}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{source.fingerprint}\n".encode() + _listed(pictures)).hexdigest()
     return Plan(classes, pictures, source.load, recipe, chosen, digest, source.remark)
+
+
+def _listed(pictures: Sequence[Picture]) -> bytes:
+    return "\n".join(f"{picture.key} {picture.class_name}" for picture in pictures).encode()
 
 
 def _write(

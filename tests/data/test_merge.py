@@ -54,6 +54,14 @@ class TestMerge:
         assert [path.read_bytes() for path in before] == [path.read_bytes() for path in after]
         assert {path.stat().st_nlink for path in after} == {1}
 
+    def test_tasks_of_another_input_are_refused(self, tasks: list[str], tmp_path: Path) -> None:
+        (tmp_path / "in/owl/0-1.png").unlink()
+        task = BuildOptions("folder", size=8, shard_mb=0.006, task="3/3")
+        build_shards(task, str(tmp_path / "in"), tmp_path / "other")
+        with pytest.raises(UserError, match="are tasks of different builds"):
+            merge_shards([*tasks[:2], str(tmp_path / "other")], tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def test_reports_are_joined(self, tasks: list[str], tmp_path: Path) -> None:
         merge_shards(tasks, tmp_path / "out")
         report = json.loads((tmp_path / "out/report.json").read_text())
