@@ -47,14 +47,15 @@ class DataConfig(Section):
     resident up to 2 GiB of pixels."""
     workers: int | None = Field(default=None, ge=0, le=256)
     """Processes that read and decode for each process of the run; 0: it does so itself. None: one for each
-    core that it leaves free, at most 8. The pictures and their order are the same with any number."""
+    core that it leaves free, at most 8. The pictures and their order are the same with any number, but for
+    what takes the place of pictures that are skipped."""
     lanes: int = Field(default=16, ge=1, le=1024)
     """`stream` reads at most so many shards side by side. More lanes mix more shards in a batch, and spread
     the reading over more processes; each holds a shard open, or on the disk if it was fetched. Another number
     gives another order."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What follows on a picture that can't be read: `skip` counts and reports it, and puts another picture of
-    the same batch in its place."""
+    """What follows on a picture that can't be read: `skip` counts and reports it, and puts another one that
+    the same process reads in its place."""
     max_skipped: int = Field(default=100, ge=0)
     """Each process stops when it has skipped more pictures than these."""
     cache: str | None = None

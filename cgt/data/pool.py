@@ -1,5 +1,6 @@
 """Processes that work for this one, and end with it."""
 
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -41,6 +42,7 @@ def _start(prepare: Callable[..., None], arguments: Sequence[object], locks: Seq
     # bar's of stderr, and OpenMP waits for threads that are not there.
     sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     torch.set_num_threads(1)
+    gc.freeze()  # a collection that looked through what the parent holds would copy all of it
     for descriptor in locks:
         os.close(descriptor)
     prepare(*arguments)

@@ -3,8 +3,9 @@
 Shapes: N pictures, R rows and columns.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import IO, NamedTuple, Self
 
 import numpy as np
@@ -78,13 +79,15 @@ class ShardReader:
         self._store = store
         self._lenient = lenient
         self._indexes: dict[str, Index] = {}
-        self._threads = ThreadPoolExecutor(OPENING)
+        self._slots = threading.Semaphore(OPENING)
+        self._ahead: set[Future[IO[bytes]]] = set()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for opening in self._ahead:
+            opening.add_done_callback(_close)
 
     def entries(self, segments: Iterator[Segment]) -> Iterator[Entry]:
         """The wanted pictures of each segment, in order; the first shard is asked for at once.
@@ -133,7 +136,20 @@ class ShardReader:
 
     def _opening(self, segments: Iterator[Segment]) -> tuple[Segment, Future[IO[bytes]]] | None:
         segment = next(segments, None)
-        return None if segment is None else (segment, self._threads.submit(self._store.open, segment.shard))
+        if segment is None:
+            return None
+        opening: Future[IO[bytes]] = Future()
+        self._ahead.add(opening)
+        # A daemon, which a process that ends does not wait for: a server may take minutes to fail.
+        threading.Thread(target=self._open, args=(segment.shard, opening), daemon=True).start()
+        return segment, opening
+
+    def _open(self, shard: Shard, opening: Future[IO[bytes]]) -> None:
+        with self._slots:
+            try:
+                opening.set_result(self._store.open(shard))
+            except BaseException as error:
+                opening.set_exception(error)
 
     def _entries(
         self, upcoming: tuple[Segment, Future[IO[bytes]]] | None, segments: Iterator[Segment]
@@ -143,6 +159,7 @@ class ShardReader:
             upcoming = self._opening(segments)
             number = -1
             try:
+                self._ahead.discard(opening)
                 with opening.result() as stream:
                     for entry in self._read(segment, stream):
                         number = entry.number
@@ -168,3 +185,8 @@ class ShardReader:
             yield Entry(start + number, shard, number, label, stream.read(BLOCK), stream.read(size))
         if index.problem is not None:
             raise UserError(index.problem)
+
+
+def _close(opening: Future[IO[bytes]]) -> None:
+    if opening.exception() is None:
+        opening.result().close()

@@ -140,16 +140,18 @@ class StreamedPictures:
                 min(places.stop, (lane + 1) * lanes.width) - max(places.start, lane * lanes.width)
                 for lane in touched
             ]
-            spare: Part | None = None
-            while True:
-                drawn = [
-                    next(delivery)
-                    for delivery, size in zip(deliveries, sizes, strict=True)
-                    for _ in range(size)
-                ]
-                entries, mirrored = zip(*drawn, strict=True)
-                spare = part = _filled(reader.decoded(entries, mirrored), len(places), spare)
-                yield part
+
+            def drawn() -> Iterator[Part]:
+                while True:
+                    pairs = [
+                        next(delivery)
+                        for delivery, size in zip(deliveries, sizes, strict=True)
+                        for _ in range(size)
+                    ]
+                    entries, mirrored = zip(*pairs, strict=True)
+                    yield reader.decoded(entries, mirrored)
+
+            yield from _filled(drawn(), len(places), self._reading.max_skipped)
 
     def _parts_once(self, batch_size: int, mine: range, worker: int, workers: int) -> Iterator[Part]:
         """Every `workers`-th batch of this rank's part of the set, in stored order."""
@@ -205,17 +207,29 @@ def buffer_size(manifest: Manifest) -> int:
     return max(64, min(16384, BUFFER_BYTES * manifest.samples // manifest.bytes))
 
 
-def _filled(part: Part, n: int, spare: Part | None) -> Part:
-    """`part` with others of its pictures in the places of those that were skipped, so that it has all `n`.
+def _filled(parts: Iterator[Part], n: int, limit: int) -> Iterator[Part]:
+    """`parts` with other pictures in the places of those that were skipped, so that each has `n`.
+
+    They are pictures of the same part; where it has none, of the next part that has any. What came before has
+    no say in it, and so a resumed run sees the same.
 
     Raises:
-        UserError: it has none, and there is no part before it, `spare`, to take some of.
+        UserError: more than `limit` parts in succession have none.
     """
+    waiting: list[Part] = []
+    for part in parts:
+        waiting.append(part)
+        if part.kept:
+            for each in waiting:
+                yield _full(each, each if each.kept else part, n)
+            waiting.clear()
+        elif len(waiting) > limit:
+            raise UserError(next(iter(part.skipped.values())))
+
+
+def _full(part: Part, source: Part, n: int) -> Part:
     if len(part.kept) == n:
         return part
-    source = part if part.kept else spare
-    if source is None:
-        raise UserError(next(iter(part.skipped.values())))
     place = {i: row for row, i in enumerate(part.kept)}
     rows = [place.get(i, i % len(source.y_N)) for i in range(n)]
     x_N3RR = source.x_N3RR[rows].contiguous(memory_format=torch.channels_last)

@@ -204,3 +204,7 @@ class TestNetwork:
         for _ in range(2):
             epoch(pictures)
         assert {server.requests[shard.file] for shard in shards.manifest.shards} == {1}
+
+    def test_reading_once_fetches_each_shard_once(self, server: FaultyServer, shards: ShardFolder) -> None:
+        assert len(list(opened(server.url, workers=2).once(4))) == TOTAL / 4
+        assert {server.requests[shard.file] for shard in shards.manifest.shards} == {1}

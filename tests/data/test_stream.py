@@ -202,6 +202,13 @@ class TestOrder:
         held = np.maximum.accumulate(order) + 1 - np.arange(n)
         assert held.max() <= window
 
+    def test_every_epoch_has_an_order_of_its_own(self, sets: dict[int, ShardFolder]) -> None:
+        for shards in (1, 7):  # one is shuffled within; of seven with a window of 1, the shards are
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(stream, "buffer_size", lambda manifest, n=shards: 1 if n == 7 else 99)
+                epochs = global_batches(opened(sets[shards], lanes=1), TOTAL, 3)
+            assert len({tuple(epoch) for epoch in epochs}) == 3
+
     def test_shuffle_mixes_over_its_window(self) -> None:
         order = windowed_shuffle(10_000, 1000, 0, 0)
         assert np.abs(order - np.arange(10_000)).mean() > 200
@@ -292,17 +299,24 @@ class TestSkipping:
         assert sorted(pictures.skipped) == [("000002.tar", 0), ("000002.tar", 1)]
         assert len(stored(pictures)) == TOTAL - 2
 
-    def test_part_of_a_batch_that_has_no_picture_takes_some_of_the_one_before(
+    def test_part_of_a_batch_that_has_no_picture_takes_some_of_the_next(
         self, one_bad: Path, sets: dict[int, ShardFolder]
     ) -> None:
         bad = Counter(stored(opened(sets[7]))) - Counter(stored(opened(one_bad, on_error="skip")))
-        intact = [key for batch in global_batches(opened(sets[7]), 1, TOTAL) for key in batch]
-        place = intact.index(next(iter(bad)))
-        assert place > 0
-        found = [key for batch in global_batches(opened(one_bad, on_error="skip"), 1, TOTAL) for key in batch]
-        assert found == [*intact[:place], intact[place - 1], *intact[place + 1 :]]
-        with pytest.raises(UserError, match="is no picture"):
-            global_batches(opened(one_bad, on_error="skip"), 1, 1, first=place)
+        intact = global_batches(opened(sets[7]), 1, TOTAL + 1)
+        place = intact.index([next(iter(bad))])
+        intact[place] = intact[place + 1]
+        found = global_batches(opened(one_bad, on_error="skip"), 1, TOTAL)
+        assert found == intact[:TOTAL]
+        resumed = global_batches(opened(one_bad, on_error="skip"), 1, TOTAL - place, first=place)
+        assert resumed == found[place:]
+
+    def test_set_without_a_picture_ends_it(self, sets: dict[int, ShardFolder], tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(sets[7].location, tmp_path / "copy"))
+        for shard in copy.glob("*.tar"):
+            shard.unlink()
+        with pytest.raises(UserError, match=r"tar is missing"):
+            global_batches(opened(copy, on_error="skip", max_skipped=5), 14, 1)
 
     def test_limit_ends_it(self, one_bad: Path, sets: dict[int, ShardFolder]) -> None:
         enough = opened(one_bad, on_error="skip", max_skipped=1)
