@@ -76,9 +76,10 @@ class World:
         """This rank's slice of something drawn for the whole global batch, on this rank's device."""
         return global_batch.tensor_split(self.size)[self.rank].to(self.device, non_blocking=True)
 
-    def sum_(self, tensor: Tensor) -> Tensor:
+    @staticmethod
+    def sum_(tensor: Tensor) -> Tensor:
         """Add up the ranks' tensors of one shape, in place on each of them."""
-        if self.size > 1:
+        if PartialState().num_processes > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
 

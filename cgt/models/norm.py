@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cgt.models.layers import Linear, full_precision
 from cgt.models.naming import distinct
+from cgt.models.sync_norm import SumOverRanks, synchronised_batch_norm
 
 
 class ClassTables(NamedTuple):
@@ -156,22 +157,40 @@ class ConditionalBatchNorm(nn.Module):
 
     With statistics in the condition (training) it normalises by the batch's own mean and variance and updates
     the running ones; without (evaluation) the statistics are already folded into scale and shift, and one
-    affine per channel remains.
+    affine per channel remains. `synchronise` makes the batch that of all ranks.
     """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps = eps
+        self.sum_over_ranks: SumOverRanks | None = None
 
     def forward(self, x_NCHW: Tensor, condition: Condition) -> Tensor:
         """The map, normalised and moved, in its own number type."""
         statistics = condition.statistics
         if statistics is not None:
             mean, var, momentum = statistics.mean, statistics.var, statistics.momentum
-            x_NCHW = F.batch_norm(x_NCHW, mean, var, training=True, momentum=momentum, eps=self.eps)
+            if self.sum_over_ranks is None:
+                x_NCHW = F.batch_norm(x_NCHW, mean, var, training=True, momentum=momentum, eps=self.eps)
+            else:
+                x_NCHW = synchronised_batch_norm(
+                    x_NCHW, mean, var, momentum=momentum, eps=self.eps, sum_over_ranks=self.sum_over_ranks
+                )
         scale = condition.scale_NC[:, :, None, None].to(x_NCHW.dtype)
         shift = condition.shift_NC[:, :, None, None].to(x_NCHW.dtype)
         return torch.addcmul(shift, x_NCHW, scale)
+
+
+def synchronise(network: nn.Module, sum_over_ranks: SumOverRanks | None) -> None:
+    """Let all batch norms of `network`, and of its deep copies, take the statistics of all ranks' samples.
+
+    Args:
+        network: changed in place; all ranks must then run it in training mode together.
+        sum_over_ranks: such as `World.sum_`; None to go back to the samples of each rank alone.
+    """
+    for module in network.modules():
+        if isinstance(module, ConditionalBatchNorm):
+            module.sum_over_ranks = sum_over_ranks
 
 
 def training_conditions(
