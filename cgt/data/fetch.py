@@ -5,12 +5,18 @@ import functools
 import hashlib
 import io
 import os
+import time
 from pathlib import Path
 from typing import IO
 
 from cgt.data.cache import Cache, scratch
 from cgt.data.manifest import DamagedShardError, Shard, ShardLocation
 from cgt.data.remote import BLOCK, persistently, stream
+
+PATIENCE = 60.0
+"""Seconds in which a server may be as slow as it likes."""
+SLOWEST = 10_000
+"""Bytes a second that must come on average after that, or the server is asked anew."""
 
 
 class ShardStore:
@@ -59,15 +65,19 @@ def _copy(url: str, size: int, target: IO[bytes]) -> str:
 
     Raises:
         EOFError: there are fewer.
+        TimeoutError: they come too slowly.
         OSError: the disk of `target` is full, or the network failed.
     """
     digest = hashlib.sha256()
     length = 0
     target.seek(0)
+    start = time.monotonic()
     with stream(url, size) as source:
         while length <= size and (block := source.read(BLOCK)):
             digest.update(block)
             length += len(block)
+            if (seconds := time.monotonic() - start) > PATIENCE and length < SLOWEST * seconds:
+                raise TimeoutError(f"only {length:,} bytes came in {seconds:.0f} s")
             target.write(block[: max(0, size - length + len(block))])
     if length < size:
         raise EOFError(f"it ended after {length:,} of {size:,} bytes")

@@ -154,5 +154,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return str(error) or "no answer in time"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -49,12 +49,22 @@ def in_workers(parts: Parts[T], workers: int) -> Iterator[T]:
                 raise item
             yield item
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise RunError(
-            f"a process that reads pictures was killed ({error}): if the memory was full (or /dev/shm, "
-            "through which pictures are handed over), set data.workers to fewer, or to 0."
-        ) from None
+        if reason := killed_worker(error):
+            raise RunError(reason) from None
+        raise
+
+
+def killed_worker(error: Exception) -> str | None:
+    """What to say of `error` if torch raised it because a worker ended; None for others.
+
+    Torch raises it in whatever the main process is doing, from a handler of SIGCHLD.
+    """
+    if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker"):
+        return None
+    return (
+        f"a process that reads pictures was killed ({error}): if the memory was full (or /dev/shm, through "
+        "which pictures are handed over), set data.workers to fewer, or to 0."
+    )
 
 
 class _Dataset(IterableDataset[Any]):

@@ -23,6 +23,8 @@ class Fault:
     """Nothing more comes where the connection would end."""
     flip: bool = False
     """The first byte is another."""
+    trickle: bool = False
+    """The body comes in small pieces, with pauses between them."""
     delay: float = 0.0
     """Seconds before the answer."""
 
@@ -67,7 +69,12 @@ def serve(folder: Path) -> Iterator[FaultyServer]:
                 if fault.length:
                     self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content[: fault.after])
+                if fault.trickle:
+                    for i in range(0, len(content), 100):
+                        self.wfile.write(content[i : i + 100])
+                        state.ending.wait(0.02)
+                else:
+                    self.wfile.write(content[: fault.after])
             if fault.stall:
                 state.ending.wait()
             self.close_connection = True

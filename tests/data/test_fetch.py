@@ -102,6 +102,17 @@ class TestUrl:
             ShardStore(server.url).open(SHARD)
         assert server.requests == {SHARD.file: TRIES}
 
+    def test_server_that_is_too_slow_is_asked_anew(
+        self, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fetch, "PATIENCE", 0.2)
+        monkeypatch.setattr(fetch, "SLOWEST", 50_000)
+        server.faults[SHARD.file] = [Fault(trickle=True)]
+        assert content(ShardStore(server.url)) == CONTENT
+        server.always = Fault(trickle=True)
+        with pytest.raises(RunError, match=r"tried 3 times \(only [0-9,]+ bytes came in"):
+            ShardStore(server.url).open(SHARD)
+
     def test_server_that_is_gone_is_told(self, tmp_path: Path) -> None:
         with serve(tmp_path) as server:
             url = server.url

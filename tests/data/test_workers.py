@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from cgt.cli import main
 from cgt.data.workers import default_workers, in_workers
 from cgt.errors import RunError, UserError
 
@@ -67,6 +69,20 @@ def test_error_of_a_worker_is_raised_here(workers: int) -> None:
 def test_killed_worker_is_told() -> None:
     with pytest.raises(RunError, match=r"was killed .* set data\.workers to fewer"):
         list(in_workers(killed, 2))
+
+
+def test_worker_that_is_killed_while_the_program_does_something_else_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb() -> None:
+        items = in_workers(killed, 1)
+        next(items)
+        for _ in range(200):
+            time.sleep(0.05)
+
+    monkeypatch.setattr("cgt.cli.doctor.doctor", verb)
+    assert main(["doctor"]) == 1
+    assert "a process that reads pictures was killed" in capsys.readouterr().err
 
 
 def test_global_random_state_is_left_alone() -> None:
