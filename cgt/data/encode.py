@@ -144,10 +144,10 @@ def encode(load: Load, recipe: Recipe, picture: Picture, *, all_parts: bool = Fa
         digest = content_digest(image)
     except MemoryError:
         raise
-    except UserError as error:
-        return Unreadable(str(error))
     except Exception as error:  # decoders raise whatever a damaged file leads them to
-        return Unreadable(f"{type(error).__name__}: {error}")
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        # Names of files may have bytes that are not UTF-8, which neither the log nor the report could hold.
+        return Unreadable(reason.encode(errors="backslashreplace").decode())
     if not all_parts and not recipe.takes(digest):
         return None
     buffer = io.BytesIO()

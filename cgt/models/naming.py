@@ -14,10 +14,13 @@ def distinct(classes: Sequence[str]) -> tuple[str, ...]:
     if not classes:
         raise ValueError("there must be at least one class, and there is none: give its name")
     for name in classes:
-        if not name or re.search(r"[,\x00-\x1f]", name) or name != name.strip() or name.startswith("#"):
+        # Surrogates stand for what is no text: so Python shows bytes of a file's name that are not UTF-8.
+        odd = re.search(r"[,\x00-\x1f\ud800-\udfff]", name)
+        if not name or odd or name != name.strip() or name.startswith("#"):
             raise ValueError(
                 f"the class name {name!r} won't do: since lists of classes are written with them, a name "
-                "can't be empty or have commas, line ends, spaces around it or # in front; rename it"
+                "can't be empty or have commas, line ends, bytes that are not UTF-8, spaces around it or # in "
+                "front; rename it"
             )
     if doubles := repeated(classes):
         raise ValueError(

@@ -94,6 +94,17 @@ def test_a_picture_that_cannot_be_read_gives_the_reason(place: str, reason: str)
     assert encode(load, RECIPE, picture(place)) == Unreadable(reason)
 
 
+@pytest.mark.parametrize("kind", [UserError, OSError])
+def test_reasons_can_be_written_whatever_the_file_is_called(kind: type[Exception]) -> None:
+    def fail(place: object) -> Image.Image:
+        raise kind(os.fsdecode(b"caf\xe9.png can't be read"))
+
+    outcome = encode(fail, RECIPE, picture(0))
+    assert isinstance(outcome, Unreadable)
+    assert outcome.reason.endswith(r"caf\udce9.png can't be read")
+    assert outcome.reason.isprintable()
+
+
 def test_the_parts_share_out_all_pictures() -> None:
     def taken(part: str) -> set[int]:
         recipe = Recipe(labels={"cat": 0}, size=8, holdout=0.25, part=part)  # type: ignore[arg-type]

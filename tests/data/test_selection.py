@@ -28,6 +28,7 @@ def test_names_come_from_a_list_a_text_or_a_file(tmp_path: Path) -> None:
         ("bee,,ant", "'' won't do"),
         (["a,b"], "'a,b' won't do"),
         (["#bee"], "'#bee' won't do"),
+        (["\ud800"], r"'\\ud800' won't do.*UTF-8"),
         ([], "at least one class"),
         ("absent.txt", "no file absent.txt"),
         ("../shapes/new_classes.txt", "no file"),

@@ -105,7 +105,7 @@ class TestSelection:
             build_shards(BuildOptions("folder", size=8), str(root), tmp_path / "out")
         build_shards(BuildOptions("folder", size=8, classes=("cat",)), str(root), tmp_path / "out")
 
-    @pytest.mark.parametrize("name", ["cat, tabby", " cat", "#cat", "cat\n"])
+    @pytest.mark.parametrize("name", ["cat, tabby", " cat", "#cat", "cat\n", os.fsdecode(b"caf\xe9")])
     def test_class_name_that_no_list_could_hold_is_refused(self, name: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="won't do.*; rename it"):
             build_shards(
