@@ -23,8 +23,8 @@ LEVELS = [
     ["cgt.transfer"],
     ["cgt.training.losses", "cgt.training.ema", "cgt.training.optim"],
     ["cgt.models"],
-    ["cgt.runs", "cgt.progress", "cgt.distributed"],
-    ["cgt.config", "cgt.images"],
+    ["cgt.runs", "cgt.progress", "cgt.distributed", "cgt.launching", "cgt.batch_scripts"],
+    ["cgt.config", "cgt.images", "cgt.launch_files"],
     ["cgt.catalog", "cgt.files", "cgt.rng"],
     ["cgt.errors", "cgt"],
 ]

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from cgt import __version__
 from cgt.errors import RunError, SaidElsewhereError, UserError
 from cgt.files import no_room
+from cgt.launching import COMMAND, INTERRUPTED, say
 
 VERBS = {
     "demo": "demo",
@@ -27,12 +28,10 @@ VERBS = {
     "eval": "evaluate",
     "sample": "sample",
     "convert": "convert",
+    "launch": "app",
     "doctor": "doctor",
 }
 """What each verb's module calls it: a function, or `app` for a group of verbs. In the order of the work."""
-
-INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,24 +40,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     Mistakes that a person is meant to read go to stderr without a traceback; a defect keeps its traceback.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    COMMAND.set(words)
     try:
         _parser(words[:1] if words and words[0] in VERBS else list(VERBS))(words, prog_name="cgt")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code == INTERRUPTED:
-            _say("interrupted")
+            say("interrupted")
         return code
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         return INTERRUPTED
     except (UserError, RunError) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 2 if isinstance(error, UserError) else 1
     except SaidElsewhereError as error:
         return error.code
     except Exception as error:
         if reason := no_room(error):
-            _say(f"error: {reason}. Free some space, or work on another disk, and run the command again.")
+            say(f"error: {reason}. Free some space, or work on another disk, and run the command again.")
+            return 1
+        from cgt.data.workers import killed_worker  # torch tells of one wherever the program then is
+
+        if reason := killed_worker(error):
+            say(f"error: {reason}")
             return 1
         raise
     return 0
@@ -110,13 +115,3 @@ def _overview(
     The way of the work: pictures -> shards -> pretrain -> transfer -> eval, sample. `cgt demo` walks all of
     it on built-in pictures.
     """
-
-
-def _say(text: str) -> None:
-    """One message to stderr, as it stands: its brackets are not markup, its lines are not wrapped."""
-    from rich.console import Console
-    from rich.text import Text
-
-    line = Text(text)
-    line.highlight_regex("^error:", "bold red")
-    Console(stderr=True).print(line, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgt import catalog
-from cgt.cli.options import MODEL, OVERWRITE, SEED
+from cgt.cli.options import LAUNCH, MODEL, OVERWRITE, PROCESSES, SEED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,17 +60,24 @@ def evaluate(
     batch_size: BATCH_SIZE = 64,
     json: JSON = None,
     overwrite: OVERWRITE = False,
+    processes: PROCESSES = None,
+    launch: LAUNCH = None,
 ) -> None:
     """Measure how near a model's pictures are to real ones of the same classes.
 
     Scores compare only where features, data, classes and the number of pictures are the same.
     """
+    import contextlib
+
     from rich.console import Console
 
+    from cgt.launching import spread
+
+    spread(processes, launch)
     from cgt.cli.classes import chosen_classes
     from cgt.data import DataConfig, open_pictures
-    from cgt.distributed import device
-    from cgt.files import refuse_existing, write_json
+    from cgt.distributed import World
+    from cgt.files import refuse_existing, sha256, write_json
     from cgt.metrics.features import load_extractor
     from cgt.metrics.suite import Evaluator, directions
     from cgt.models.folder import find_model, load_generator
@@ -82,13 +89,26 @@ def evaluate(
         refuse_existing(json, overwrite=overwrite, inputs=(folder, data, features, weights))
     metric_names = [name.strip() for name in metrics.split(",")]
     better = directions(metric_names)
-    generator = load_generator(folder).to(device())
-    names = chosen_classes(generator, classes)
-    pictures = open_pictures(DataConfig(shards=data, classes=tuple(names)))
-    extractor = load_extractor(features, None if weights is None else str(weights), device())
-    evaluator = Evaluator(pictures, extractor, metric_names, images, seed, batch_size)
-    with steps_progress(evaluator.batches, 0, pictures_per_step=batch_size, task="measuring") as progress:
-        scores = evaluator(generator, lambda: progress.advance({}))
+    world = World()
+    with world.together():
+        generator = load_generator(folder).to(world.device)
+        names = chosen_classes(generator, classes)
+        pictures = open_pictures(DataConfig(shards=data, classes=tuple(names)))
+        extractor = load_extractor(features, None if weights is None else str(weights), world.device)
+        evaluator = Evaluator(
+            pictures, extractor, metric_names, images, seed, batch_size, rank=world.rank, world=world.size
+        )
+    world.agree({"model": sha256(folder / "generator.safetensors"), "data": pictures.digest})
+    with contextlib.ExitStack() as shown:
+        advance = None
+        if world.is_main:
+            batches = -(-evaluator.batches // world.size)
+            advance = shown.enter_context(
+                steps_progress(batches, 0, pictures_per_step=batch_size * world.size, task="measuring")
+            ).advance
+        scores = evaluator(generator, lambda: advance({}) if advance else None)
+    if not world.is_main:
+        return
     result = {
         "model": str(folder),
         "data": {"shards": data, "sha256": pictures.digest, "pictures": evaluator.real_images},

@@ -31,3 +31,22 @@ MODEL = Annotated[
 ]
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 SEED = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is drawn.")]
+PROCESSES = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        metavar="N",
+        help="Run in N processes on this machine: one on each GPU, or on the CPU where there is none.",
+        show_default=False,
+    ),
+]
+LAUNCH = Annotated[
+    str | None,
+    typer.Option(
+        "--launch",
+        metavar="FILE",
+        help="Start processes as an accelerate config says: a file, or a shipped one's name such as ddp.",
+        show_default=False,
+    ),
+]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cgt.cli.options import CONFIG, OVERRIDES, OVERWRITE_RUN, RESUME, RUN
+from cgt.cli.options import CONFIG, LAUNCH, OVERRIDES, OVERWRITE_RUN, PROCESSES, RESUME, RUN
 
 
 def pretrain(
@@ -11,6 +11,8 @@ def pretrain(
     run: RUN = None,
     resume: RESUME = False,
     overwrite: OVERWRITE_RUN = False,
+    processes: PROCESSES = None,
+    launch: LAUNCH = None,
 ) -> None:
     """Train a class-conditional BigGAN on shards.
 
@@ -18,6 +20,9 @@ def pretrain(
 
         cgt pretrain shapes/pretrain data=shards/source steps=2000 optim.generator_lr=1e-4
     """
+    from cgt.launching import spread
+
+    overrides = [*spread(processes, launch), *(overrides or [])]
     from cgt.cli.training_run import execute, place_of, task_of
     from cgt.config import load
     from cgt.data import open_pictures
@@ -25,7 +30,7 @@ def pretrain(
     from cgt.training.settings import PretrainConfig
     from cgt.transfer.base import Method, MethodConfig
 
-    settings = load(PretrainConfig, config, overrides or [])
+    settings = load(PretrainConfig, config, overrides)
     place = place_of(config, run)
     RunFolder.check_place(place, resume=resume, overwrite=overwrite, inputs=[Path(settings.data.shards)])
     pictures = open_pictures(settings.data)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgt.cli.options import CONFIG, OVERRIDES, OVERWRITE_RUN, RESUME, RUN
+from cgt.cli.options import CONFIG, LAUNCH, OVERRIDES, OVERWRITE_RUN, PROCESSES, RESUME, RUN
 
 if TYPE_CHECKING:
     from cgt.data import Pictures
@@ -29,6 +29,8 @@ def transfer(
     run: RUN = None,
     resume: RESUME = False,
     overwrite: OVERWRITE_RUN = False,
+    processes: PROCESSES = None,
+    launch: LAUNCH = None,
 ) -> None:
     """Add the classes of some shards to a pretrained generator.
 
@@ -36,6 +38,9 @@ def transfer(
 
         cgt transfer shapes/cgantransfer --source runs/shapes/pretrain data=shards/new method.start=uniform
     """
+    from cgt.launching import spread
+
+    overrides = [*spread(processes, launch), *(overrides or [])]
     from cgt import catalog
     from cgt.cli.training_run import execute, place_of, task_of
     from cgt.config import read
@@ -46,7 +51,7 @@ def transfer(
     from cgt.runs import RunFolder
     from cgt.training.settings import TransferConfig
 
-    draft = read(TransferConfig, config, overrides or [])
+    draft = read(TransferConfig, config, overrides)
     name = (draft.values.get("method") or {}).get("name")
     known = ", ".join(catalog.names("cgt.transfer"))
     if not isinstance(name, str):

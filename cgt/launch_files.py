@@ -1,0 +1,162 @@
+"""Launch files: what an accelerate config says of processes and machines.
+
+Files are those that `accelerate config` writes and `accelerate launch --config_file` reads. What they say of
+the arithmetic is refused, since the run's config decides it.
+"""
+
+import socket
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cgt import catalog
+from cgt.errors import UserError
+
+SAME = "NO", "MULTI_GPU", "MULTI_CPU", "DEEPSPEED"
+"""What `distributed_type` may be: the processes and the strategy follow from the other keys."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The processes of a run."""
+
+    processes: int = 1
+    """On each machine."""
+    machines: int = 1
+    machine_rank: int = 0
+    """This machine's number, from 0."""
+    address: str = "127.0.0.1"
+    """Where the processes meet: machine 0."""
+    port: int | None = None
+    strategy: str | None = None
+    """What a launch file that names DeepSpeed chooses for the config: zero1, zero2 or zero3."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """What all processes get."""
+
+    @property
+    def world(self) -> int:
+        """The processes of all machines."""
+        return self.machines * self.processes
+
+
+def plan_of(processes: int | None, launch: str | None) -> Plan:
+    """What a launch file, the name or the path of one, says; `processes` on this machine goes before it.
+
+    Raises:
+        UserError: there is no such file, or it says what can't be followed.
+    """
+    plan = Plan() if launch is None else _read(launch, processes)
+    if processes is not None:
+        plan = replace(plan, processes=processes)
+    if plan.machines == 1 and plan.world > 1 and plan.port is None:
+        plan = replace(plan, port=_free_port())
+    return plan
+
+
+def shipped() -> list[str]:
+    """The names of the launch files that come with cgt."""
+    folder = files("cgt.launch").joinpath("accelerate")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def _read(launch: str, processes: int | None) -> Plan:
+    values = _values(launch)
+    kind = str(values.get("distributed_type", "NO"))
+    if kind not in SAME:
+        raise UserError(f"{launch}: distributed_type {kind} is not one of {', '.join(SAME)}.")
+    if str(values.get("mixed_precision") or "no").lower() not in ("no", "false"):
+        raise UserError(
+            f"{launch}: mixed_precision {values['mixed_precision']} is not followed: leave it out, and set "
+            f"precision={values['mixed_precision']} in the run's config."
+        )
+    machines = _number(launch, values, "num_machines", 1)
+    machine_rank = _number(launch, values, "machine_rank", 0, least=0)
+    total = _number(launch, values, "num_processes", 0) or machines * (processes or _gpus())
+    if machine_rank >= machines or total % machines:
+        raise UserError(
+            f"{launch}: machine_rank {machine_rank} must be less than num_machines {machines}, and "
+            f"num_processes {total}, those of all machines, a multiple of it."
+        )
+    address, port = values.get("main_process_ip"), values.get("main_process_port")
+    if machines > 1 and (address is None or port is None):
+        raise UserError(f"{launch}: for {machines} machines, set main_process_ip and main_process_port.")
+    environment = {"ACCELERATE_USE_CPU": "true"} if values.get("use_cpu") else {}
+    if (chosen := str(values.get("gpu_ids", "all"))) != "all":
+        environment["CUDA_VISIBLE_DEVICES"] = chosen
+    return Plan(
+        processes=total // machines,
+        machines=machines,
+        machine_rank=machine_rank,
+        address=str(address or "127.0.0.1"),
+        port=_number(launch, values, "main_process_port", 0, least=0) or None,
+        strategy=_strategy(launch, values.get("deepspeed_config") or {}) if kind == "DEEPSPEED" else None,
+        environment=environment,
+    )
+
+
+def _values(launch: str) -> dict[str, Any]:
+    import yaml
+
+    path = Path(launch)
+    if not path.is_file():
+        names = shipped()
+        name = launch.removesuffix(".yaml")
+        if name not in names:
+            hint = catalog.did_you_mean(name, names)
+            raise UserError(
+                f"there is no launch file {launch!r}{hint}. Name a file, or one of {', '.join(names)}."
+            )
+        content = files("cgt.launch").joinpath("accelerate", f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"the launch file {launch} can't be read: {error}.") from None
+    try:
+        values = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise UserError(f"the launch file {launch} is no YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise UserError(
+            f"the launch file {launch} must hold `key: value` lines, as `accelerate config` writes."
+        )
+    return values
+
+
+def _number(launch: str, values: dict[str, Any], key: str, default: int, *, least: int = 1) -> int:
+    """A whole number from `least` on; -1 and nothing are `default`, as accelerate has it."""
+    value = values.get(key)
+    if value is None or value == -1:
+        return default
+    if not isinstance(value, int) or value < least:
+        raise UserError(f"{launch}: {key} is {value!r}, and must be a whole number from {least} on.")
+    return value
+
+
+def _strategy(launch: str, deepspeed: dict[str, Any]) -> str:
+    """What the config's `strategy` becomes; one engine for each network is made from it."""
+    others = sorted(set(deepspeed) - {"zero_stage", "zero3_init_flag"})
+    stage = deepspeed.get("zero_stage")
+    if others or stage not in (1, 2, 3):
+        said = f"{others[0]} is not followed" if others else f"zero_stage is {stage}"
+        raise UserError(
+            f"{launch}: deepspeed_config: {said}: of it, only zero_stage (1, 2 or 3) is read; the rest "
+            "follows from the run's config."
+        )
+    return f"zero{stage}"
+
+
+def _gpus() -> int:
+    """The GPUs of this machine; 1 where there is none."""
+    import torch
+
+    return torch.cuda.device_count() or 1
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        assert isinstance(port, int)
+        return port
