@@ -19,8 +19,8 @@ def distinct(classes: Sequence[str]) -> tuple[str, ...]:
         if not name or odd or name != name.strip() or name.startswith("#"):
             raise ValueError(
                 f"the class name {name!r} won't do: since lists of classes are written with them, a name "
-                "can't be empty or have commas, line ends, bytes that are not UTF-8, spaces around it or # in "
-                "front; rename it"
+                "can't be empty or have commas, line ends, bytes that are not UTF-8, spaces around it or # "
+                "in front; rename it"
             )
     if doubles := repeated(classes):
         raise ValueError(

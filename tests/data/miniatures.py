@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cgt.data.manifest import ShardFolder, open_shards
@@ -97,6 +98,18 @@ def places365_input(root: Path, categories: Sequence[str] = PLACES365_CATEGORIES
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(draws.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(path)
     return root
+
+
+def deny(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody open `path`, not even root, whom its permissions would not keep out."""
+    opened = Path.open
+
+    def refused(self: Path, *arguments: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(self, *arguments)
+
+    monkeypatch.setattr(Path, "open", refused)
 
 
 def parquet_input(root: Path) -> Path:

@@ -30,6 +30,7 @@ from tests.data.miniature_imagenet import (
     train_tar,
     val_files,
 )
+from tests.data.miniatures import deny
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
@@ -272,6 +273,15 @@ class TestBrokenLists:
         n = len(CLASSES) + 1
         with pytest.raises(UserError, match=rf"LOC_synset_mapping\.txt, line {n}: .*{message}"):
             read(tmp_path)
+
+    @pytest.mark.parametrize("name", ["LOC_synset_mapping.txt", "LOC_val_solution.csv"])
+    def test_lists_that_cannot_be_read_are_told(
+        self, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        root = kaggle_input(tmp_path)
+        deny(root / name, monkeypatch)
+        with pytest.raises(UserError, match=rf"{name} can't be read .*Permission denied"):
+            read(root, "val")
 
     def test_class_without_a_name_is_told(self, tmp_path: Path) -> None:
         for write in (official_input, kaggle_input):

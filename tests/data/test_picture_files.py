@@ -1,6 +1,7 @@
 """Opening pictures of every kind, refusing others, and naming them."""
 
 import io
+import os
 import re
 import struct
 import zlib
@@ -18,9 +19,11 @@ from cgt.data.sources.picture_files import (
     File,
     Keys,
     files,
+    inside,
     long_key,
     open_file,
     open_picture,
+    reading,
     subfolders,
 )
 from cgt.errors import UserError
@@ -151,7 +154,9 @@ class TestFiles:
         assert (found[-1].size, found[-1].stem, found[-1].suffix) == (9, "e", ".jpg")
         assert subfolders(tmp_path, tmp_path) == ["b", "c"]
 
-    @pytest.mark.parametrize("target", ["../outside", "../outside/a.png", "gone.png", "sub", "."])
+    @pytest.mark.parametrize(
+        "target", ["../outside", "../outside/a.png", "gone.png", "sub", ".", "link.png", "link.png/a"]
+    )
     def test_links_out_to_folders_or_to_nothing_are_refused(self, target: str, tmp_path: Path) -> None:
         (tmp_path / "outside").mkdir()
         (tmp_path / "outside" / "a.png").touch()
@@ -160,6 +165,13 @@ class TestFiles:
         for walk in (files, subfolders):
             with pytest.raises(UserError, match=r"link\.png is a link to"):
                 list(walk(tmp_path / "in", tmp_path / "in"))
+
+    def test_what_would_hold_up_a_reader_for_ever_is_refused(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.png")
+        with pytest.raises(UserError, match=r"pipe\.png can't be read, it is no plain file"):
+            list(files(tmp_path, tmp_path))
+        with pytest.raises(UserError, match=r"pipe\.png can't be read, it is no plain file"):
+            open_file(tmp_path, "pipe.png")
 
     def test_folders_that_cannot_be_read_are_told(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -170,6 +182,18 @@ class TestFiles:
         monkeypatch.setattr("os.scandir", denied)
         with pytest.raises(UserError, match="can't be read .*Permission denied"):
             list(files(tmp_path, tmp_path))
+
+    def test_paths_and_files_that_cannot_be_read_are_told(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="can't be read .*File name too long"):
+            inside(tmp_path / ("x" * 300), tmp_path)
+        (tmp_path / "a.png").touch()
+        with pytest.raises(UserError, match="can't be read .*No such file"), reading(tmp_path / "absent"):
+            pass
+        with (
+            pytest.raises(UserError, match="can't be read .*Input/output error"),
+            reading(tmp_path / "a.png"),
+        ):
+            raise OSError(5, "Input/output error")
 
     def test_mark_changes_with_name_size_and_time(self) -> None:
         variants = [File("a", 1, 1), File("b", 1, 1), File("a", 2, 1), File("a", 1, 2)]

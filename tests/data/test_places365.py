@@ -13,7 +13,7 @@ from cgt.data.selection import class_names
 from cgt.data.sources import Source
 from cgt.data.write import BuildOptions, build_shards
 from cgt.errors import UserError
-from tests.data.miniatures import PLACES365_CATEGORIES, places365_input
+from tests.data.miniatures import PLACES365_CATEGORIES, deny, places365_input
 
 AIRFIELDS = ["airfield-00000001", "airfield-00000002"]
 
@@ -167,6 +167,16 @@ def test_wrong_categories_are_named(line: str, tmp_path: Path) -> None:
         read(root)
 
 
+@pytest.mark.parametrize("name", ["places365_train_standard.txt", "categories_places365.txt"])
+def test_lists_that_cannot_be_read_are_told(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = places365_input(tmp_path)
+    deny(root / name, monkeypatch)
+    with pytest.raises(UserError, match=rf"{name} can't be read .*Permission denied"):
+        read(root)
+
+
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     root = places365_input(tmp_path)
     (root / "places365_train_standard.txt").write_text("\n")
@@ -185,6 +195,14 @@ def test_listed_pictures_that_are_not_there_are_noticed_when_loaded(packed: bool
     with pytest.raises(UserError, match=r"a/alley/00000001\.jpg can't be read"):
         source.load(places["alley-00000001"])
     assert source.load(places["airfield-00000001"]).size == (9, 8)
+
+
+def test_a_name_that_no_file_could_have_is_noticed_when_loaded(tmp_path: Path) -> None:
+    root = places365_input(tmp_path)
+    add_line(root / "places365_train_standard.txt", f"/a/{'x' * 300}/00000001.jpg 1")
+    source = read(root)
+    with pytest.raises(UserError, match="can't be read .*too long"):
+        source.load(source.pictures[-1].place)
 
 
 def test_an_absolute_path_stays_in_the_folder(tmp_path: Path) -> None:

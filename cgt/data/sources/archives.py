@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from cgt.data.sources.picture_files import File, open_picture
+from cgt.data.sources.picture_files import File, open_picture, reading
 from cgt.errors import UserError
 
 _COMPRESSIONS = {
@@ -38,7 +38,8 @@ def members(path: Path) -> list[Member]:
         UserError: it is compressed, cut short, damaged or no tar; or a member is a link, a device or the
             like, leads out of the archive, or stands twice.
     """
-    with _opened(path) as file:
+    with reading(path) as file:
+        _refuse_compressed(file, path)
         return list(_members(file, str(path)))
 
 
@@ -50,7 +51,8 @@ def inner_members(path: Path) -> Iterator[tuple[str, list[Member]]]:
     Raises:
         UserError: as for `members`.
     """
-    with _opened(path) as file:
+    with reading(path) as file:
+        _refuse_compressed(file, path)
         for outer in list(_members(file, str(path))):
             if outer.name.endswith(".tar"):
                 window = io.BufferedReader(_Window(file, outer.offset, outer.size))
@@ -70,12 +72,9 @@ def load_member(path: Path, member: Member) -> Image.Image:
         UserError: it can't be read.
     """
     name = f"{path}: {member.name}"
-    try:
-        with path.open("rb") as file:
-            file.seek(member.offset)
-            content = file.read(member.size)
-    except OSError as error:
-        raise UserError(f"{name} can't be read ({error}): fetch the archive again.") from error
+    with reading(path) as file:
+        file.seek(member.offset)
+        content = file.read(member.size)
     if len(content) < member.size:
         raise UserError(f"{name} can't be read, the archive was cut short meanwhile: fetch it again.")
     return open_picture(content, name)
@@ -87,21 +86,15 @@ def mark(path: Path) -> bytes:
     return File(path.name, status.st_size, status.st_mtime_ns).mark
 
 
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({error}).") from error
+def _refuse_compressed(file: IO[bytes], path: Path) -> None:
     start = file.read(6)
     file.seek(0)
     for magic, program in _COMPRESSIONS.items():
         if start.startswith(magic):
-            file.close()
             raise UserError(
                 f"{path} is compressed, so that no picture in it can be read without those before: "
                 f"uncompress it ({program} {path.name}), and give the tar file."
             )
-    return file
 
 
 def _members(file: IO[bytes], name: str) -> Iterator[Member]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cgt.data.sources.picture_files import inside
+from cgt.data.sources.picture_files import inside, reading
 from cgt.errors import UserError
 from cgt.models.naming import distinct
 
@@ -209,7 +209,8 @@ def _found(folders: Sequence[Path], name: str) -> _File | None:
     for folder in folders:
         path = inside(folder / name, folder)
         if path.is_file():
-            return _File(str(path), path.read_bytes())
+            with reading(path) as file:
+                return _File(str(path), file.read())
     return None
 
 

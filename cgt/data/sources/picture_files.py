@@ -1,13 +1,15 @@
 """Picture files: finding them in a folder, naming them, and opening them."""
 
+import contextlib
 import hashlib
 import io
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -83,12 +85,17 @@ def files(folder: Path, root: Path, below: str = "", *, deep: bool = True) -> It
     `File.relative` starts from `folder`.
 
     Raises:
-        UserError: a folder can't be read, or an entry is a link to a folder, or out of `root`.
+        UserError: a folder can't be read, or an entry is a link to a folder, or out of `root`, or neither a
+            file nor a folder.
     """
     for entry in _entries(folder / below, root):
         relative = f"{below}/{entry.name}" if below else entry.name
         if not entry.is_dir():
-            status = entry.stat()
+            try:
+                status = entry.stat()
+            except OSError as error:
+                raise _unreadable(Path(entry.path), error) from error
+            _refuse_special(Path(entry.path), status)
             yield File(relative, status.st_size, status.st_mtime_ns)
         elif deep:
             yield from files(folder, root, relative)
@@ -98,15 +105,35 @@ def inside(path: Path, root: Path) -> Path:
     """`path`, unless it is a link to a folder (which may lead in a circle) or out of `root`.
 
     Raises:
-        UserError: it is one.
+        UserError: it is one, or the system won't say.
     """
-    if path.is_symlink():
-        target = path.resolve()
-        if target.is_dir() or not target.is_relative_to(root):
-            raise UserError(f"{path} is a link to {target}, which is not followed: put a copy in its place.")
-        if not target.exists():
-            raise UserError(f"{path} is a link to {target}, which is not there: take the link out.")
+    try:
+        if path.is_symlink():
+            target = Path(os.path.realpath(path))  # Path.resolve() fails for links in a circle
+            if target.is_dir() or not target.is_relative_to(root):
+                raise UserError(
+                    f"{path} is a link to {target}, which is not followed: put a copy in its place."
+                )
+            if not target.exists():
+                raise UserError(f"{path} is a link to {target}, which is not there: take the link out.")
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return path
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[IO[bytes]]:
+    """The file at `path`, open for the block.
+
+    Raises:
+        UserError: it can't be read, or is no plain file: to open a pipe may take for ever.
+    """
+    try:
+        _refuse_special(path, path.stat())
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def open_file(root: Path, relative: str) -> Image.Image:
@@ -115,11 +142,13 @@ def open_file(root: Path, relative: str) -> Image.Image:
     Raises:
         UserError: it can't be read.
     """
-    return open_picture(root / relative, str(root / relative))
+    path = root / relative
+    with reading(path) as file:
+        return open_picture(file, str(path))
 
 
-def open_picture(source: Path | bytes, name: str) -> Image.Image:
-    """The picture in a file, or in a file's bytes, decoded and turned upright as its EXIF says.
+def open_picture(source: IO[bytes] | bytes, name: str) -> Image.Image:
+    """The picture in an open file, or in a file's bytes, decoded and turned upright as its EXIF says.
 
     Args:
         name: what messages call it.
@@ -147,6 +176,15 @@ def open_picture(source: Path | bytes, name: str) -> Image.Image:
         raise UserError(f"{name} can't be read ({error}): repair it, or take it out.") from error
 
 
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} can't be read ({error}): check that it is there, and that you may read it.")
+
+
+def _refuse_special(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} can't be read, it is no plain file (but a pipe, for example): take it out.")
+
+
 def _too_large(name: str, size: str) -> UserError:
     return UserError(
         f"{name} can't be read, {size} pixels are more than the {MAX_PIXELS:,} that are decoded: "
@@ -159,7 +197,7 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as listing:
             entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=_name)
     except OSError as error:
-        raise UserError(f"{folder} can't be read ({error}): make sure that you may.") from error
+        raise _unreadable(folder, error) from error
     for entry in entries:
         if entry.is_symlink():
             inside(Path(entry.path), root)

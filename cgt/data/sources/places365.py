@@ -23,7 +23,7 @@ from PIL import Image
 
 from cgt.data.sources import Picture, Request, Source
 from cgt.data.sources.archives import Member, load_member, mark, members
-from cgt.data.sources.picture_files import SUFFIXES, Keys, files, inside, open_file
+from cgt.data.sources.picture_files import SUFFIXES, Keys, files, inside, open_file, reading
 from cgt.errors import UserError
 
 INPUT = "the folder with the lists of Places365 and its pictures, in folders or uncompressed tars"
@@ -193,8 +193,8 @@ def _pictures(root: Path, layout: Layout, split: str) -> Path:
 
 
 def _list(root: Path, name: str) -> Path | None:
-    paths = (inside(root / folder, root) / name for folder in LIST_FOLDERS)
-    return next((inside(path, root) for path in paths if path.is_file()), None)
+    paths = (inside(inside(root / folder, root) / name, root) for folder in LIST_FOLDERS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _lines(path: Path, example: str, update: Callable[[bytes], None]) -> Iterator[tuple[int, str, str]]:
@@ -205,9 +205,9 @@ def _lines(path: Path, example: str, update: Callable[[bytes], None]) -> Iterato
         update: a digest's, to which all is given.
 
     Raises:
-        UserError: a line is malformed, or its path leads elsewhere.
+        UserError: the file can't be read, a line is malformed, or its path leads elsewhere.
     """
-    with path.open("rb") as file:
+    with reading(path) as file:
         for n, line in enumerate(file, 1):
             update(line)
             text = line.decode(errors="replace").strip().removeprefix("\ufeff")
@@ -240,8 +240,11 @@ def _times(root: Path, folders: set[str]) -> bytes:
     """When files last came into the folders or went: quicker to tell than each file's own time."""
     times = []
     for folder in sorted(folders):
-        path = root / folder
-        times.append(f"{folder}\n{path.stat().st_mtime_ns if path.is_dir() else None}\n")
+        try:
+            changed = (root / folder).stat().st_mtime_ns
+        except OSError:  # its pictures are missed when they are loaded
+            changed = None
+        times.append(f"{folder}\n{changed}\n")
     return os.fsencode("".join(times))
 
 
