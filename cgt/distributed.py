@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from cgt.errors import RunError, SaidElsewhereError, UserError
 
@@ -83,6 +85,41 @@ class World:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    def bounds(self, length: int) -> tuple[int, int]:
+        """Begin and end of this rank's part of a flat vector, by torch.chunk's rule; it may be empty."""
+        chunk = -(-length // self.size)
+        return min(self.rank * chunk, length), min((self.rank + 1) * chunk, length)
+
+    def sharded(self, part: Tensor, length: int) -> Tensor:
+        """The flat vector of which every rank holds its part, as torch.distributed.checkpoint takes it.
+
+        It is made of the ranks' own memory: a DTensor, or on one process the part itself.
+        """
+        if self.size == 1:
+            return part
+        from torch.distributed.tensor import DTensor, Shard
+
+        shape = torch.Size([length])
+        return DTensor.from_local(part, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,))
+
+    def part(self, vector: Tensor) -> Tensor:
+        """This rank's part of a flat vector, be that `sharded` or a plain one; no copy."""
+        if self.size > 1:
+            from torch.distributed.tensor import DTensor
+
+            if isinstance(vector, DTensor):
+                return vector.to_local()
+        begin, end = self.bounds(len(vector))
+        return vector[begin:end]
+
+    def whole(self, part: Tensor, length: int) -> Tensor:
+        """The flat vector of which every rank gives its part, put together on each of them in one collective.
+
+        On one process it is the part itself.
+        """
+        vector = self.sharded(part, length)
+        return vector if self.size == 1 else vector.full_tensor()  # type: ignore[attr-defined]
+
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of ranks; values are pickled."""
         if self.size == 1:
@@ -127,6 +164,10 @@ class World:
                     f"the {name} is {facts[name]!r} here on {socket.gethostname()}, and {first.get(name)!r} "
                     "on rank 0: start all processes with the same config, code and data."
                 )
+
+    @functools.cached_property
+    def _mesh(self) -> DeviceMesh:
+        return init_device_mesh(self.device.type, (self.size,))
 
     @property
     def _half(self) -> torch.dtype | None:
