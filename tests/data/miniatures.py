@@ -104,10 +104,10 @@ def deny(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody open `path`, not even root, whom its permissions would not keep out."""
     opened = Path.open
 
-    def refused(self: Path, *arguments: Any) -> Any:
+    def refused(self: Path, *arguments: Any, **named: Any) -> Any:
         if self == path:
             raise PermissionError(13, "Permission denied", str(path))
-        return opened(self, *arguments)
+        return opened(self, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", refused)
 

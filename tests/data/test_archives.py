@@ -1,8 +1,11 @@
 """Tars whose members are found and read in place, and tars that are refused."""
 
+import contextlib
 import gzip
 import io
+import resource
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,29 @@ def special(name: str, kind: bytes, target: str = "") -> bytes:
         info.type, info.linkname = kind, target
         archive.addfile(info)
     return stream.getvalue()
+
+
+def header(name: str, kind: bytes, size: int, *, extended: bool = False) -> bytes:
+    """A header that says whatever it likes, with a true checksum."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = b"\x80" + size.to_bytes(11, "big")
+    block[156:157] = kind
+    block[482] = extended
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """Let the process have 2 GB more than it has, so that too much is refused and not merely promised."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * 10**9, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -133,6 +159,26 @@ class TestDamage:
         outer = {"a.tar": self.WHOLE[: self.HEADER], "b.tar": tar({"3.jpg": b""})}
         with pytest.raises(UserError, match=r"a\.tar can't be read as a tar"):
             list(inner_members(written(tmp_path / "outer.tar", tar(outer))))
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            header("a.jpg", tarfile.REGTYPE, 2**62),
+            header("a.jpg", tarfile.REGTYPE, 2**80),
+            header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 2**33),
+            header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 2**60),
+            header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 2**80),
+            header("pax", tarfile.XHDTYPE, 2**33),
+            (header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 512) + bytes(512)) * 3000,
+            (header("pax", tarfile.XHDTYPE, 512) + b"13 comment=ab\n".ljust(512, b"\0")) * 3000,
+            header("a.jpg", tarfile.GNUTYPE_SPARSE, 0, extended=True),
+        ],
+        ids=["huge", "huger", "name", "longer", "longest", "pax", "names", "paxes", "sparse"],
+    )
+    def test_headers_that_ask_for_too_much_are_told(self, content: bytes, tmp_path: Path) -> None:
+        path = written(tmp_path / "a.tar", content)
+        with limited_memory(), pytest.raises(UserError, match=r"a\.tar can't be read as a tar"):
+            members(path)
 
     def test_other_files_are_told(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="it is another kind of file"):

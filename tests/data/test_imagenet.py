@@ -1,5 +1,6 @@
 """ImageNet in each of its layouts, and lists that are wrong or of other pictures."""
 
+import gzip
 import pickle
 import re
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from cgt.data import sources
 from cgt.data.sources import Source
+from cgt.data.sources.imagenet_lists import LARGEST_DEVKIT
 from cgt.data.write import BuildOptions, build_shards
 from cgt.errors import UserError
 from tests.data.miniature_imagenet import (
@@ -248,6 +250,21 @@ class TestBrokenTars:
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(UserError, match=r"devkit_t12\.tar\.gz can't be read"):
             read(tmp_path, "val")
+
+    def test_a_devkit_of_which_any_byte_is_wrong_is_told(self, tmp_path: Path) -> None:
+        path = official_input(tmp_path) / f"{DEVKIT}.tar.gz"
+        whole = path.read_bytes()
+        for place in range(10, len(whole), 37):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+            with pytest.raises(UserError, match=r"devkit_t12\.tar\.gz can't be read .*fetch it again"):
+                read(tmp_path, "val")
+
+    def test_a_devkit_that_unpacks_to_too_much_is_refused(self, tmp_path: Path) -> None:
+        root = official_input(tmp_path)
+        with gzip.open(root / f"{DEVKIT}.tar.gz", "wb", compresslevel=1) as archive:
+            archive.write(tar({f"{DEVKIT}/data/meta.mat": bytes(LARGEST_DEVKIT)}))
+        with pytest.raises(UserError, match=r"devkit_t12\.tar\.gz unpacks to more than"):
+            read(root, "val")
 
     def test_other_devkit_is_told(self, tmp_path: Path) -> None:
         put(official_input(tmp_path), {f"{DEVKIT}.tar.gz": tar({"ILSVRC2012_devkit_t3/a": b""}, "w:gz")})

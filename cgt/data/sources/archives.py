@@ -4,7 +4,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from PIL import Image
 
@@ -18,6 +18,8 @@ _COMPRESSIONS = {
     b"\x28\xb5\x2f\xfd": "unzstd",
 }
 """How a compressed file begins, and the program that undoes it."""
+_LONGEST_HEADER = 2**20
+"""Bytes: names are far shorter."""
 
 
 class Member(NamedTuple):
@@ -40,7 +42,7 @@ def members(path: Path) -> list[Member]:
     """
     with reading(path) as file:
         _refuse_compressed(file, path)
-        return list(_members(file, str(path)))
+        return list(members_of(file, str(path)))
 
 
 def inner_members(path: Path) -> Iterator[tuple[str, list[Member]]]:
@@ -53,16 +55,51 @@ def inner_members(path: Path) -> Iterator[tuple[str, list[Member]]]:
     """
     with reading(path) as file:
         _refuse_compressed(file, path)
-        for outer in list(_members(file, str(path))):
+        for outer in list(members_of(file, str(path))):
             if outer.name.endswith(".tar"):
                 window = io.BufferedReader(_Window(file, outer.offset, outer.size))
                 yield (
                     outer.name,
                     [
                         Member(f"{outer.name}/{name}", outer.offset + offset, size)
-                        for name, offset, size in _members(window, f"{path}: {outer.name}")
+                        for name, offset, size in members_of(window, f"{path}: {outer.name}")
                     ],
                 )
+
+
+def members_of(file: IO[bytes], name: str) -> Iterator[Member]:
+    """The plain files of an uncompressed tar that is open already.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        UserError: as for `members`.
+    """
+    seen = set()
+    try:
+        with tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode="r:") as archive:
+            while (info := archive.next()) is not None:
+                # It would keep some kilobyte for each of the millions there may be.
+                archive.members.clear()  # type: ignore[attr-defined]
+                inner = _checked(info, name)
+                if info.isdir():
+                    continue
+                if inner in seen:
+                    raise UserError(f"{name} has two members {inner}: fetch the archive again.")
+                seen.add(inner)
+                yield Member(inner, info.offset_data, info.size)
+            # What tarfile takes for the end may be a header that is damaged or cut off.
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it has no end mark where its members end")
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:  # tarfile raises whatever a damaged header leads it to
+        raise UserError(
+            f"{name} can't be read as a tar, it is another kind of file, was cut short or is damaged "
+            f"({error}): fetch it again."
+        ) from error
 
 
 def load_member(path: Path, member: Member) -> Image.Image:
@@ -97,33 +134,6 @@ def _refuse_compressed(file: IO[bytes], path: Path) -> None:
             )
 
 
-def _members(file: IO[bytes], name: str) -> Iterator[Member]:
-    seen = set()
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            while (info := archive.next()) is not None:
-                # It would keep some kilobyte for each of the millions there may be.
-                archive.members.clear()  # type: ignore[attr-defined]
-                inner = _checked(info, name)
-                if info.isdir():
-                    continue
-                if inner in seen:
-                    raise UserError(f"{name} has two members {inner}: fetch the archive again.")
-                seen.add(inner)
-                yield Member(inner, info.offset_data, info.size)
-            # What tarfile takes for the end may be a header that is damaged or cut off.
-            file.seek(archive.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it has no end mark where its members end")
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{name} can't be read as a tar, it is another kind of file, was cut short or is damaged "
-            f"({error}): fetch it again."
-        ) from error
-
-
 def _checked(info: tarfile.TarInfo, archive: str) -> str:
     """The member's name, without "./" in front."""
     parts = [part for part in info.name.split("/") if part != "."]
@@ -138,6 +148,19 @@ def _checked(info: tarfile.TarInfo, archive: str) -> str:
             "which no archive of pictures needs: fetch it from its official site."
         )
     return "/".join(parts)
+
+
+class _Headers:
+    """A file for tarfile, which would read a header of any length that the one before it tells."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"it has a header of {size:,} bytes")
+        return self._file.read(size)
 
 
 class _Window(io.RawIOBase):

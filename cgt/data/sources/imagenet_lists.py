@@ -3,15 +3,17 @@
 Where several stand, the first of `NAME_LISTS` gives the names, and Kaggle's list goes before the devkit.
 """
 
+import gzip
 import io
 import re
-import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cgt.data.sources.archives import members_of
 from cgt.data.sources.picture_files import inside, reading
 from cgt.errors import UserError
 from cgt.models.naming import distinct
@@ -20,6 +22,8 @@ WNID = re.compile("n[0-9]{8}")
 NAME_LISTS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
 SOLUTION = "LOC_val_solution.csv"
 DEVKIT = "ILSVRC2012_devkit_t12"
+LARGEST_DEVKIT = 2**26
+"""Bytes, unpacked, of which the true one has far fewer: a small file can unpack to what fills the memory."""
 META = "meta.mat"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _NAMED = re.compile(rf"({WNID.pattern})[ \t]+(\S.*)")
@@ -227,13 +231,16 @@ def _devkit_file(folders: Sequence[Path], name: str) -> _File | None:
 
 
 def _unpacked(path: Path, name: str) -> bytes:
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            member = archive.extractfile(archive.getmember(name))
-            if member is None:
-                raise tarfile.TarError(f"{name} is no plain file")
-            return member.read()
-    except KeyError:
-        raise UserError(f"{path} has no {name}, it is another archive: fetch it again.") from None
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path} can't be read ({error}): fetch it again.") from error
+    with reading(path) as file:
+        try:
+            content = gzip.GzipFile(fileobj=file).read(LARGEST_DEVKIT + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path} can't be read ({error}): fetch it again.") from error
+    if len(content) > LARGEST_DEVKIT:
+        raise UserError(
+            f"{path} unpacks to more than {LARGEST_DEVKIT:,} bytes, it is another archive: fetch it again."
+        )
+    for member in members_of(io.BytesIO(content), str(path)):
+        if member.name == name:
+            return content[member.offset : member.offset + member.size]
+    raise UserError(f"{path} has no {name}, it is another archive: fetch it again.")
