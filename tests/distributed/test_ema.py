@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # what DTensor will import: once here, not seconds in every rank
 import torch.distributed.checkpoint as dcp
-import torch.distributed.tensor  # here once, or each rank takes a second for it
+import torch.distributed.tensor
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
