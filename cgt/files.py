@@ -186,7 +186,7 @@ class FolderKind:
                 fnmatch.fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
                 for pattern in known
             )
-            if not fits and not entry.is_dir():
+            if not fits and (entry.is_symlink() or not entry.is_dir()):
                 yield name
 
 
@@ -214,24 +214,42 @@ def refuse_existing(
         return
     if not overwrite:
         raise UserError(f"{path} exists already: name another output, or add --overwrite to replace it.")
-    output = path.resolve()
-    if Path.cwd().is_relative_to(output):
+    if Path.cwd().is_relative_to(path.resolve()):
         raise UserError(f"{path} can't be replaced while the command runs in it: name a folder of its own.")
-    for name in inputs:
-        if name is None or not os.path.exists(name):  # noqa: PTH110 - Path.exists raises for long names
-            continue
-        read = Path(name).resolve()
-        if output.is_relative_to(read) or read.is_relative_to(output):
-            relation = "is" if read == output else "holds" if read.is_relative_to(output) else "lies in"
-            raise UserError(
-                f"{path} can't be replaced: it {relation} {name}, which the command reads. Name an output of "
-                "its own."
-            )
+    refuse_inputs(path, inputs)
     if kind and (misfit := kind.misfit(path)):
         raise UserError(
             f"{path} {misfit}, so --overwrite does not replace it: name another output, or "
             "remove it yourself."
         )
+
+
+def refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Refuse an output that is one of the `inputs` of the command, holds one or lies in one.
+
+    Raises:
+        UserError: it is, does or lies there.
+    """
+    output = path.resolve()
+    for name in inputs:
+        place = None if name is None else str(name).removeprefix("file://")
+        if place is None or not os.path.exists(place):  # noqa: PTH110 - Path.exists raises for long names
+            continue
+        read = Path(place).resolve()
+        if output.is_relative_to(read) or read.is_relative_to(output):
+            relation = "is" if read == output else "holds" if read.is_relative_to(output) else "lies in"
+            raise UserError(
+                f"{path} can't be written: it {relation} {name}, which the command reads. Name an output of "
+                "its own."
+            )
+
+
+def is_at(path: Path, handle: int) -> bool:
+    """Whether the open file or folder is the one that has the name `path` now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -321,7 +321,7 @@ def test_an_output_that_is_holds_or_lies_in_an_input_is_not_overwritten(
     (tmp_path / "a" / "b" / "c" / "index.json").touch()
     (tmp_path / "a" / "b" / "index.json").touch()
     inputs = [None, "https://example.org/shards", "x" * 300, tmp_path / "a" / "b"]
-    with pytest.raises(UserError, match=f"can't be replaced: it {words}.*Name an output"):
+    with pytest.raises(UserError, match=f"can't be written: it {words}.*Name an output"):
         files.refuse_existing(tmp_path / output, overwrite=True, inputs=inputs)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from cgt.errors import RunError, UserError
-from cgt.files import explained
+from cgt.files import explained, is_at
 
 Fill = Callable[[IO[bytes]], None]
 """Writes a file's content, from the start, into one that is open; raises if it could not be had."""
@@ -131,13 +131,13 @@ def _held(path: Path) -> Iterator[IO[bytes]]:
     """The file at `path`, locked for the block; removed after it, unless the block has renamed it."""
     while True:
         with _locked(path, os.O_RDWR | os.O_CREAT) as handle:
-            if not _is_at(path, handle):  # who held it before has renamed or removed it
+            if not is_at(path, handle):  # who held it before has renamed or removed it
                 continue
             try:
                 with path.open("r+b") as file:
                     yield file
             finally:
-                if _is_at(path, handle):
+                if is_at(path, handle):
                     path.unlink()
             return
 
@@ -168,13 +168,6 @@ def _locked(path: Path, flags: int, *, wait: bool = True) -> Iterator[int]:
         os.close(handle)
 
 
-def _is_at(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
-
-
 def _files(paths: Iterable[Path]) -> Iterator[tuple[int, int, Path]]:
     """(time of last reading, bytes, path) of those files that are still there."""
     for path in paths:
@@ -187,7 +180,7 @@ def _in_work(part: Path) -> bool:
     """Whether a process is writing `part`; one that none is writing is removed."""
     try:
         with _locked(part, os.O_RDWR, wait=False) as handle:
-            if _is_at(part, handle):
+            if is_at(part, handle):
                 part.unlink()
     except BlockingIOError:
         return True

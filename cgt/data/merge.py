@@ -13,13 +13,14 @@ from sys import maxsize
 from cgt.data import encode, report
 from cgt.data.hashed import checked_samples
 from cgt.data.keys import Place, double_keys, key_digest
-from cgt.data.manifest import KIND, Manifest, ShardFolder, open_shards
-from cgt.data.partial import FinishedShard, PartialBuild, partial_build
-from cgt.data.repack import Found, NoReport, complete, fingerprint, refuse_small_disk, relabelled
+from cgt.data.manifest import Manifest, ShardFolder, open_shards
+from cgt.data.partial import FinishedShard, PartialBuild, partial_build, refuse_output
+from cgt.data.repack import NoReport, fingerprint, refuse_small_disk, relabelled
+from cgt.data.report import Found
 from cgt.data.shard_writer import write_shards
 from cgt.data.sources import Picture
 from cgt.errors import UserError
-from cgt.files import explained, put_folder, refuse_existing, replacing_file
+from cgt.files import explained, replacing_file
 
 Build = dict[str, str | int | float | tuple[str, ...] | None]
 
@@ -45,13 +46,14 @@ def merge_shards(
         progress: called with the pictures done and their total.
 
     Raises:
-        UserError: `out` exists, and is to be kept, an input or no shard folder; an input is damaged; two
-            differ in the size or the encoding of their pictures, or have a key in common; too little room.
+        UserError: `out` exists, and is to be kept or no shard folder; it is, holds or lies in an input; an
+            input is damaged; two differ in the size or the encoding of their pictures, or have a key in
+            common; too little room.
         RunError: the disk is full, or a URL can't be read; what is finished stays in `OUT.partial`.
     """
     if len(locations) < 2:
         raise UserError("there is nothing to merge: name two shard folders or more.")
-    refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=locations)
+    refuse_output(out, locations, overwrite=overwrite)
     folders = [open_shards(location) for location in locations]
     _refuse_unlike(folders)
     _refuse_other_orders(folders)
@@ -61,7 +63,8 @@ def merge_shards(
     classes = tuple(dict.fromkeys(name for folder in folders for name in folder.manifest.classes))
     places = [Place(folder, shard) for folder in folders for shard in folder.manifest.shards]
     total = sum(folder.manifest.samples for folder in folders)
-    with partial_build(out, {"merge": [fingerprint(folder.manifest) for folder in folders]}) as partial:
+    plan: dict[str, object] = {"merge": [fingerprint(folder.manifest) for folder in folders]}
+    with partial_build(out, plan, overwrite=overwrite) as partial:
         left = places[len(partial.finished) :]
         refuse_small_disk({partial.folder: sum(shard.bytes for _, shard in left)})
         done = partial.consumed
@@ -86,8 +89,8 @@ def merge_shards(
             shards=partial.shards,
             build=_joined_builds([folder.manifest.build for folder in folders]),
         )
-        complete(partial, manifest, found)
-        put_folder(partial.folder, out)
+        partial.complete(manifest, found)
+        partial.put()
     return manifest
 
 

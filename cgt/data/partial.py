@@ -1,21 +1,43 @@
-"""A build that was interrupted goes on where it stopped: the folder that holds what is finished of it."""
+"""A build that was interrupted goes on where it stopped: the folder that holds what is finished of it.
+
+That folder, `OUT.partial`, has a log until it is in its place. Where a kill comes between the two, the same
+command finds the log in OUT, and takes up the build from there.
+"""
 
 import contextlib
+import dataclasses
 import fcntl
+import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cgt.data.manifest import Shard
+from cgt.data import report
+from cgt.data.manifest import FILE, KIND, Manifest, Shard
 from cgt.errors import UserError
-from cgt.files import explained, sha256, write_text
+from cgt.files import (
+    FolderKind,
+    explained,
+    is_at,
+    put_folder,
+    refuse_existing,
+    refuse_inputs,
+    sha256,
+    write_json,
+    write_text,
+)
 
 LOG = "finished.jsonl"
 """First the plan of the build, then one line for each finished shard."""
+_NAMES = (LOG, FILE, report.FILE, "[0-9]*.tar")
+_HALF = ".????????."
+"""What the name of a file begins with while it is written."""
+_PARTIAL = FolderKind("a partial build", (LOG,), (*_NAMES, *(_HALF + name for name in _NAMES)))
+_OUTPUT = dataclasses.replace(KIND, others=(*KIND.others, LOG))
 
 
 class FinishedShard(BaseModel):
@@ -31,15 +53,13 @@ class FinishedShard(BaseModel):
     """Of those that were not: the position among these pictures, and the reason."""
 
 
-class NoRoomError(UserError):
-    """The disk has too little room for what is left to write."""
-
-
 class PartialBuild:
     """The folder `OUT.partial`: finished shards, and a log that names a shard once it is on the disk."""
 
-    def __init__(self, folder: Path, plan: str, lock: int) -> None:
+    def __init__(self, folder: Path, plan: str, lock: int, out: Path, *, overwrite: bool) -> None:
         self.folder = folder
+        self._out = out
+        self._overwrite = overwrite
         self.lock = lock
         """The file descriptor that keeps other builds out."""
         self.finished: list[FinishedShard] = []
@@ -72,53 +92,108 @@ class PartialBuild:
             file.flush()
             os.fsync(file.fileno())
 
-    def close_log(self) -> None:
-        """Remove the log: all shards are there."""
-        (self.folder / LOG).unlink()
+    def complete(self, manifest: Manifest, found: report.Found | None = None) -> None:
+        """Write what the folder lacks beside its shards."""
+        if found:
+            write_json(self.folder / report.FILE, found)
+        write_json(self.folder / FILE, manifest.to_json())
+
+    def put(self) -> None:
+        """Give the folder, which is complete, the name of the output.
+
+        Raises:
+            UserError: somebody else put something there meanwhile, which is to be kept or no shard folder.
+        """
+        refuse_existing(self._out, overwrite=self._overwrite, kind=_OUTPUT)
+        put_folder(self.folder, self._out)
+
+
+def refuse_output(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse, before any work, an output that could not be put in its place in the end.
+
+    Raises:
+        UserError: it exists, and is to be kept or no shard folder, or is no output for these `inputs`.
+    """
+    if not (out / LOG).is_file():  # where it is, `partial_build` decides, by the plan
+        refuse_existing(out, overwrite=overwrite, kind=_OUTPUT, inputs=inputs)
+    for place in (out, _partial(out)):
+        refuse_inputs(place, inputs)
 
 
 @contextlib.contextmanager
-def partial_build(out: Path, plan: dict[str, object]) -> Iterator[PartialBuild]:
-    """The partial build of `out`, held against other processes for the block.
+def partial_build(out: Path, plan: dict[str, object], *, overwrite: bool) -> Iterator[PartialBuild]:
+    """The partial build of `out`, held against other processes for the block, which puts it in its place.
 
-    What a build with another plan left is thrown away. A mistake of the user (a corrupt picture) removes the
-    folder, since mending it makes another plan; anything else that ends the block leaves it for the next try,
-    and so does a lack of room where something is finished already.
+    What a build with another plan left is thrown away. Whatever ends the block, finished shards are kept for
+    the next try; a mistake of the user before there are any leaves nothing.
 
     Raises:
-        UserError: another process is building `out`, or it can't be written there.
+        UserError: another process is building `out`, it exists or can't be written, or what has the name of
+            the partial build is none.
         RunError: the disk is full.
     """
-    folder = out.with_name(f"{out.name}.partial")
+    folder = _partial(out)
+    text = json.dumps(plan, sort_keys=True)
     with explained(out, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+        begun = folder
+        if _complete_lines(out / LOG)[:1] == [text] and not os.path.lexists(folder):
+            begun = out
+        else:
+            refuse_existing(out, overwrite=overwrite, kind=_OUTPUT)
+            _refuse_strange(folder, out)
+            folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(begun, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(begun, handle):
                 raise UserError(
                     f"another process is building {out}: wait until it is done, or name another output."
-                ) from None
-            build = PartialBuild(folder, json.dumps(plan, sort_keys=True), handle)
+                )
+            if begun == out:
+                out.rename(folder)
+            _refuse_strange(folder, out)
+            build = PartialBuild(folder, text, handle, out, overwrite=overwrite)
             try:
                 yield build
-            except UserError as error:
-                if isinstance(error, NoRoomError) and build.finished:
-                    raise
-                shutil.rmtree(folder, ignore_errors=True)
+            except UserError:
+                if not build.finished:
+                    shutil.rmtree(folder, ignore_errors=True)
                 raise
+            (out / LOG).unlink(missing_ok=True)
         finally:
             os.close(handle)
 
 
+def _partial(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+def _refuse_strange(folder: Path, out: Path) -> None:
+    """Refuse a partial build that is none: what it holds would be lost."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        misfit: str | None = "is no folder"
+    elif not folder.exists() or all(fnmatch.fnmatch(entry.name, _HALF + LOG) for entry in folder.iterdir()):
+        return  # new, or what a kill left at the very start
+    else:
+        misfit = _PARTIAL.misfit(folder)
+    if misfit:
+        raise UserError(
+            f"{folder} {misfit}, and it is the place for what is unfinished of {out}: move it away, or name "
+            "another output."
+        )
+
+
+def _lock(folder: Path, handle: int) -> bool:
+    """Lock the open folder; False where another process holds it, or has renamed it meanwhile."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return is_at(folder, handle)
+
+
 def _complete_lines(log: Path) -> list[str]:
     """The lines of the log but for a last one that a kill cut short."""
-    if not log.is_file():
-        return []
-    return [
-        line[:-1] for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
+    return log.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if log.is_file() else []
 
 
 def _intact(folder: Path, lines: list[str]) -> list[FinishedShard]:

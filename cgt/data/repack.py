@@ -6,17 +6,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from cgt.data import encode, report
+from cgt.data import encode
 from cgt.data.encode import members
-from cgt.data.manifest import FILE, Manifest, ShardFolder
-from cgt.data.partial import NoRoomError, PartialBuild
+from cgt.data.manifest import Manifest, ShardFolder
 from cgt.data.report import Report
 from cgt.data.samples import Sample
 from cgt.data.sources import Picture
-from cgt.files import write_json
-
-Found = dict[str, list[dict[str, str]]]
-"""The content of a report.json."""
+from cgt.errors import UserError
 
 
 class NoReport(Report):
@@ -47,22 +43,14 @@ def refuse_small_disk(needed: Mapping[Path, float]) -> None:
     """Refuse to begin what would not end: folders that exist, and the bytes that each will get.
 
     Raises:
-        NoRoomError: a disk has less room than its folders need.
+        UserError: a disk has less room than its folders need.
     """
     for folder in needed:
         disk = folder.stat().st_dev
         total = sum(size for other, size in needed.items() if other.stat().st_dev == disk)
         free = shutil.disk_usage(folder).free
         if free < total:
-            raise NoRoomError(
+            raise UserError(
                 f"the shards need {total / 1e9:,.2f} GB, and the disk of {folder.parent} has "
                 f"{free / 1e9:,.2f} GB free: free some space, or name an output on another disk."
             )
-
-
-def complete(partial: PartialBuild, manifest: Manifest, found: Found | None = None) -> None:
-    """Write what a partial build lacks beside its shards."""
-    partial.close_log()
-    if found:
-        write_json(partial.folder / report.FILE, found)
-    write_json(partial.folder / FILE, manifest.to_json())

@@ -7,6 +7,8 @@ from cgt.data.sources import Picture
 from cgt.errors import UserError
 
 FILE = "report.json"
+Found = dict[str, list[dict[str, str]]]
+"""The content of the file."""
 
 
 class Report:
@@ -71,6 +73,6 @@ class Report:
             f"{duplicates:,} {'duplicate' if duplicates == 1 else 'duplicates'} kept"
         )
 
-    def to_json(self) -> dict[str, list[dict[str, str]]]:
+    def to_json(self) -> Found:
         """The report as it stands in the file."""
         return {"unreadable": self._unreadable, "duplicates": self._duplicates}

@@ -14,15 +14,14 @@ from cgt.data import encode
 from cgt.data.encode import BLOCK
 from cgt.data.hashed import checked_samples
 from cgt.data.keys import key_digest
-from cgt.data.manifest import KIND, Manifest, ShardFolder, open_shards
-from cgt.data.partial import partial_build
-from cgt.data.repack import NoReport, complete, fingerprint, refuse_small_disk, relabelled
+from cgt.data.manifest import Manifest, ShardFolder, open_shards
+from cgt.data.partial import partial_build, refuse_output
+from cgt.data.repack import NoReport, fingerprint, refuse_small_disk, relabelled
 from cgt.data.samples import Sample
 from cgt.data.selection import choose
 from cgt.data.shard_writer import write_shards
 from cgt.data.sources import Picture
 from cgt.errors import UserError
-from cgt.files import put_folder, refuse_existing
 
 Progress = Callable[[int, int], None]
 ROOM = 1.05
@@ -62,8 +61,8 @@ def split_by_classes(
         progress: called with the pictures written and their total.
 
     Raises:
-        UserError: an output exists, and is to be kept, the input or no shard folder; a class that is not
-            there, or none is left; the input is damaged; too little room on the disk.
+        UserError: an output exists, and is to be kept or no shard folder; it is, holds or lies in the input;
+            a class that is not there, or none is left; the input is damaged; too little room on the disk.
         RunError: the disk is full, or a URL can't be read; what is finished stays beside the outputs.
     """
     folder = _open(location, first, second, overwrite=overwrite)
@@ -79,7 +78,7 @@ def split_by_classes(
                 f"{out} would get no pictures: name some of the classes of {location} that have any, not all."
             )
         sides.append(Side(out, names, pictures, {**manifest.build, "classes": names}))
-    return _split(folder, sides, 0, progress)
+    return _split(folder, sides, 0, progress, overwrite=overwrite)
 
 
 def split_by_share(
@@ -105,11 +104,13 @@ def split_by_share(
         share: of the pictures of each class, in (0, 1), rounded to one at least on either side.
         seed: another seed makes another choice.
         overwrite: replace shard folders that stand at `first` and `second`, once the new ones are complete.
-        progress: called with the pictures done, of which each is read once and written once, and their total.
+        progress: called with the pictures done, of which each counts when it is looked at and when it is
+            written, and their total. The input is read three times: to choose, and for each side.
 
     Raises:
-        UserError: an output exists, and is to be kept, the input or no shard folder; a share out of range; a
-            class that would have no picture on a side; the input is damaged; too little room on the disk.
+        UserError: an output exists, and is to be kept or no shard folder; it is, holds or lies in the input;
+            a share out of range; a class that would have no picture on a side; the input is damaged; too
+            little room on the disk.
         RunError: the disk is full, or a URL can't be read; what is finished stays beside the outputs.
     """
     if not 0 < share < 1:
@@ -129,7 +130,7 @@ def split_by_share(
         Side(out, manifest.classes, int(takes.sum()), {**made, "split_side": name}, takes)
         for out, name, takes in ((first, "first", is_first), (second, "second", ~is_first))
     ]
-    return _split(folder, sides, manifest.samples, progress)
+    return _split(folder, sides, manifest.samples, progress, overwrite=overwrite)
 
 
 def _open(location: str, first: Path, second: Path, *, overwrite: bool) -> ShardFolder:
@@ -137,7 +138,7 @@ def _open(location: str, first: Path, second: Path, *, overwrite: bool) -> Shard
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise UserError(f"{first} and {second} can't both be written: name two folders, none in the other.")
     for out in (first, second):
-        refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=(location,))
+        refuse_output(out, (location,), overwrite=overwrite)
     folder = open_shards(location)
     folder.check_files()
     return folder
@@ -184,7 +185,7 @@ def _in_front(contents: np.ndarray, labels: np.ndarray, classes: Sequence[str], 
 
 
 def _split(
-    folder: ShardFolder, sides: Sequence[Side], done: int, progress: Progress
+    folder: ShardFolder, sides: Sequence[Side], done: int, progress: Progress, *, overwrite: bool
 ) -> tuple[Manifest, Manifest]:
     """Write both sides, once `done` pictures of the progress are done."""
     manifest = folder.manifest
@@ -212,7 +213,7 @@ def _split(
                 "classes": side.classes,
                 "build": side.build,
             }
-            partials.append(stack.enter_context(partial_build(side.out, plan)))
+            partials.append(stack.enter_context(partial_build(side.out, plan, overwrite=overwrite)))
         room = ROOM * manifest.bytes / manifest.samples
         refuse_small_disk(
             {
@@ -233,9 +234,9 @@ def _split(
                 )
             )
         for partial, written in zip(partials, made, strict=True):
-            complete(partial, written)
-        for side, partial in zip(sides, partials, strict=True):
-            put_folder(partial.folder, side.out)
+            partial.complete(written)
+        for partial in partials:
+            partial.put()
     return made[0], made[1]
 
 

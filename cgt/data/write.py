@@ -16,15 +16,14 @@ import PIL
 from cgt import __version__, rng
 from cgt.data import report, sources
 from cgt.data.encode import PARTS, Encoders, Load, Outcome, Part, Recipe, Sample
-from cgt.data.manifest import FILE, KIND, Manifest
-from cgt.data.partial import NoRoomError, PartialBuild, partial_build
+from cgt.data.manifest import Manifest
+from cgt.data.partial import PartialBuild, partial_build, refuse_output
 from cgt.data.report import Report
 from cgt.data.selection import choose
 from cgt.data.shard_writer import recall, write_shards
 from cgt.data.sources import Picture
 from cgt.data.square import FILTERS, Filter
 from cgt.errors import UserError
-from cgt.files import put_folder, refuse_existing, write_json
 from cgt.models.naming import distinct, repeated
 
 PROBE = 32
@@ -131,18 +130,18 @@ def build_shards(
         remark: told, once the shards are there, what there is to say of the input: a line each.
 
     Raises:
-        UserError: `out` exists, and is to be kept, the input or no shard folder; an option that the source
-            can't meet; a missing or corrupt input; a class without a picture that can be read; too little
-            room on the disk.
+        UserError: `out` exists, and is to be kept or no shard folder; it is, holds or lies in the input; an
+            option that the source can't meet; a missing or corrupt input; a class without a picture that
+            can be read; too little room on the disk.
         RunError: the disk is full, or a worker was killed; what is finished stays in `OUT.partial`.
     """
-    refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=() if path == "-" else (path,))
+    refuse_output(out, () if path == "-" else (path,), overwrite=overwrite)
     plan = _plan(options, path)
     size = plan.recipe.size
     identity: dict[str, object] = {"build": plan.build, "size": size, "input": plan.fingerprint}
-    identity |= {"strict": options.strict, "pillow": PIL.__version__}
+    identity["pillow"] = PIL.__version__
     found = Report(plan.pictures, strict=options.strict, whole=options.task is None)
-    with partial_build(out, identity) as partial:
+    with partial_build(out, identity, overwrite=overwrite) as partial:
         _write(plan, partial, int(options.shard_mb * 1e6), found, workers, progress)
         if not partial.shards:
             raise UserError(_nothing(options, len(plan.pictures)))
@@ -153,11 +152,8 @@ def build_shards(
             shards=partial.shards,
             build=plan.build,
         )
-        partial.close_log()
-        if found.sentence:
-            write_json(partial.folder / report.FILE, found.to_json())
-        write_json(partial.folder / FILE, manifest.to_json())
-        put_folder(partial.folder, out)
+        partial.complete(manifest, found.to_json() if found.sentence else None)
+        partial.put()
     if plan.remark:
         remark(f"{path}: {plan.remark}")
     if found.sentence:
@@ -254,7 +250,7 @@ def _refuse_small_disk(folder: Path, left: Sequence[Picture], recipe: Recipe, en
     """Refuse to begin what would not end: estimate what is left to write by a sample of it.
 
     Raises:
-        NoRoomError: there is too little room for it.
+        UserError: there is too little room for it.
     """
     probe = [left[i * len(left) // PROBE] for i in range(PROBE)]
     outcomes = encoders.outcomes(probe, all_parts=True)
@@ -262,7 +258,7 @@ def _refuse_small_disk(folder: Path, left: Sequence[Picture], recipe: Recipe, en
     needed = ROOM * recipe.share * probed * len(left) / PROBE
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise NoRoomError(
+        raise UserError(
             f"the shards need some {needed / 1e9:,.2f} GB, and the disk of {folder.parent} has "
             f"{free / 1e9:,.2f} GB free: free some space, name an output on another disk, or make them "
             "smaller with --jpeg-quality, --size or --per-class."
