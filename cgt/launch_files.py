@@ -118,9 +118,7 @@ def _values(launch: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"the launch file {launch} is no YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
-        raise UserError(
-            f"the launch file {launch} must hold `key: value` lines, as `accelerate config` writes."
-        )
+        raise UserError(f"the launch file {launch} must hold keys and values, as `accelerate config` writes.")
     return values
 
 
