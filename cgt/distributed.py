@@ -1,11 +1,12 @@
 """This process's place in a run; nothing else touches accelerate or torch.distributed."""
 
 import contextlib
+import copy
 import datetime
 import functools
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, TypeVar, cast
 
 import torch
@@ -34,6 +35,8 @@ class World:
 
     def __init__(self, precision: Precision = "fp32", *, cpu: bool = False, timeout: float = 600) -> None:
         self.precision = precision
+        self.timeout = timeout
+        self.group: torch.distributed.ProcessGroup | None = None
         limit = datetime.timedelta(seconds=timeout)
         self._state = PartialState(cpu=cpu or _cpu_wanted(), timeout=limit)
         if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != self.size:
@@ -85,6 +88,18 @@ class World:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    def start_sum_(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin what `sum_` does; the tensor is whole once the function that this returns has been called.
+
+        All ranks begin their sums in the same order.
+        """
+        work = torch.distributed.all_reduce(tensor, group=self.group, async_op=True)
+
+        def wait() -> None:
+            work.wait()
+
+        return wait
+
     def bounds(self, length: int) -> tuple[int, int]:
         """Begin and end of this rank's part of a flat vector, by torch.chunk's rule; it may be empty."""
         chunk = -(-length // self.size)
@@ -125,7 +140,7 @@ class World:
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, group=self.group)
         return cast(list[T], values)
 
     @contextlib.contextmanager
@@ -169,9 +184,34 @@ class World:
     def _mesh(self) -> DeviceMesh:
         return init_device_mesh(self.device.type, (self.size,))
 
+    def aside(self) -> "World":
+        """The same ranks over connections of their own on the CPU, for what must not mix with training: what
+        another thread does, or what is waited for later. All ranks call this together.
+        """
+        other = copy.copy(self)
+        if self.size > 1:
+            limit = datetime.timedelta(seconds=self.timeout)
+            other.group = torch.distributed.new_group(backend="gloo", timeout=limit)
+        return other
+
+    def board(self, name: str) -> "torch.distributed.Store | None":
+        """Where ranks leave short notes for each other: a connection of its own to the store in which they
+        met, with keys of its own; None for a rank alone.
+        """
+        if self.size == 1:
+            return None
+        store = torch.distributed.distributed_c10d._get_default_store()
+        return torch.distributed.PrefixStore(name, store.clone())
+
     @property
     def _half(self) -> torch.dtype | None:
         return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+
+def lost_touch(error: BaseException) -> bool:
+    """Whether `error` says that another rank did not answer, or is gone."""
+    gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
+    return gloo or isinstance(error, torch.distributed.DistError)
 
 
 def device() -> torch.device:

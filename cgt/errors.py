@@ -19,3 +19,12 @@ class SaidElsewhereError(Exception):
     def __init__(self, rank: int, code: int) -> None:
         super().__init__(f"rank {rank} failed")
         self.code = code
+
+
+class PreemptedError(Exception):
+    """The machine is wanted for something else: the run stopped after a checkpoint, to be resumed.
+
+    Exit code 75 (EX_TEMPFAIL).
+    """
+
+    CODE = 75

@@ -3,7 +3,8 @@
 Verbs import what is heavy inside their functions, and only the verb that is called is imported at all, so
 that help comes in less than half a second.
 
-Exit codes: 0 done, 2 the user's input, 130 interrupted, 1 everything else.
+Exit codes: 0 done, 2 the user's input, 75 preempted with a checkpoint written, 130 interrupted, 1 everything
+else.
 """
 
 import importlib
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from cgt import __version__
-from cgt.errors import RunError, SaidElsewhereError, UserError
+from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError
 from cgt.files import no_room
 from cgt.launching import COMMAND, INTERRUPTED, say
 
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, RunError) as error:
         say(f"error: {error}")
         return 2 if isinstance(error, UserError) else 1
+    except PreemptedError as error:
+        say(str(error))
+        return PreemptedError.CODE
     except SaidElsewhereError as error:
         return error.code
     except Exception as error:

@@ -3,7 +3,9 @@
 import gc
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -17,6 +19,8 @@ Parts = Callable[[int, int], Iterator[T]]
 """From a worker's number and the number of workers to what it makes; picklable where processes don't fork."""
 MOST = 8
 """Workers, unless somebody asks for more."""
+FOR_THE_RUN = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Signals that ask a run to stop, which SLURM or a terminal sends to each of its processes."""
 
 
 def default_workers() -> int:
@@ -42,9 +46,10 @@ def in_workers(parts: Parts[T], workers: int) -> Iterator[T]:
         collate_fn=_as_it_is,
         multiprocessing_context=multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn"),
         generator=torch.Generator(),  # else it would draw from the global one
+        worker_init_fn=_outlast_signals,
     )
     try:
-        for item in loader:
+        for item in _started(loader):
             if isinstance(item, UserError | RunError):
                 raise item
             yield item
@@ -65,6 +70,31 @@ def killed_worker(error: Exception) -> str | None:
         f"a process that reads pictures was killed ({error}): if the memory was full (or /dev/shm, through "
         "which pictures are handed over), set data.workers to fewer, or to 0."
     )
+
+
+def _started(loader: "DataLoader[Any]") -> Iterator[Any]:
+    """What its workers make. Signals for the run are held back from them from their fork on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _outlast_signals(_: int) -> None:
+    """Have a worker live on when the run is asked to stop: the main process takes as long as it needs, reads
+    on, and ends its workers. A worker that died would be an error there.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where workers end a little later
+        threading.Thread(target=_end_when_the_parent_says, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_the_parent_says(parent: int) -> None:
+    while True:
+        found = signal.sigwaitinfo(FOR_THE_RUN)
+        if found.si_signo == signal.SIGTERM and found.si_pid == parent:
+            os._exit(0)
 
 
 class _Dataset(IterableDataset[Any]):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -106,3 +107,34 @@ def test_default_leaves_a_core_to_each_process_of_the_run(monkeypatch: pytest.Mo
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         found[processes] = default_workers()
     assert found == {1: 8, 2: 5, 4: 2, 12: 0, 24: 0}
+
+
+def slow_and_counted(worker: int, workers: int) -> Iterator[int]:
+    yield os.getpid()
+    for i in range(4):
+        time.sleep(0.1)
+        yield i
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_workers_outlast_what_asks_the_run_to_stop(number: signal.Signals) -> None:
+    items = in_workers(slow_and_counted, 1)
+    # The main process may get signals of this kind, but not pass them on: so another one sends them.
+    subprocess.run(["kill", f"-{number.value}", str(next(items))], check=True)
+    assert list(items) == [0, 1, 2, 3]
+
+
+def asleep(worker: int, workers: int) -> Iterator[int]:
+    yield worker
+    time.sleep(60)
+
+
+def test_worker_that_is_busy_ends_with_the_iterator() -> None:
+    items = in_workers(asleep, 1)
+    next(items)
+    start = time.monotonic()
+    items.close()  # type: ignore[attr-defined]
+    for process in multiprocessing.active_children():
+        process.join(1)
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - start < 8
