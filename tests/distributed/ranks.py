@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import traceback
@@ -49,7 +50,7 @@ def run_ranks(
         result, error = None, f"nothing within {seconds} s"
         if pipe.poll(seconds):
             try:
-                result, error = pipe.recv()
+                result, error = pickle.loads(pipe.recv_bytes())
             except EOFError:
                 process.join()
                 error = f"ended with {process.exitcode}"
@@ -89,9 +90,10 @@ def _rank(
     PartialState._reset_state()
     torch.set_num_threads(1)
     try:
-        pipe.send((function(*arguments), None))
+        # By value: torch would hand over tensors as files of this process, which ends.
+        pipe.send_bytes(pickle.dumps((function(*arguments), None)))
     except BaseException:
-        pipe.send((None, traceback.format_exc()))
+        pipe.send_bytes(pickle.dumps((None, traceback.format_exc())))
     pipe.close()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
