@@ -18,16 +18,16 @@ import webdataset
 from PIL import Image
 
 from cgt import images
+from cgt.data.partial import DIGEST_BYTES
 from cgt.data.pool import worker_pool
 from cgt.data.sources import Picture
 from cgt.data.square import Filter, squared
+from cgt.data.tar import BLOCK
 from cgt.errors import RunError, UserError
 
 Load = Callable[[Any], Image.Image]
 Part = Literal["train", "holdout"]
 PARTS: tuple[Part, ...] = get_args(Part)
-BLOCK = 512
-"""Tar files come in blocks of so many bytes; each file in one has a header of one."""
 CHUNK_PIXELS = 32 * 128 * 128
 """A worker is handed pictures of so many pixels at a time, and at most 32 pictures: enough that handing over
 costs next to nothing, and few enough that what waits to be written needs little memory."""
@@ -161,8 +161,8 @@ def encode(load: Load, recipe: Recipe, picture: Picture, *, all_parts: bool = Fa
 
 
 def content_digest(image: Image.Image) -> bytes:
-    """8 bytes that are equal for RGB pictures of the same size and pixels."""
-    digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=8)
+    """`DIGEST_BYTES` bytes that are equal for RGB pictures of the same size and pixels."""
+    digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=DIGEST_BYTES)
     digest.update(image.tobytes())
     return digest.digest()
 

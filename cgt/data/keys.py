@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cgt.data.manifest import Shard, ShardFolder
+from cgt.data.partial import DIGEST_BYTES
 from cgt.data.samples import DamagedShardError, open_shard, read_samples
-
-DIGEST_BYTES = 8
 
 
 class Place(NamedTuple):

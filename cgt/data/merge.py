@@ -4,19 +4,21 @@ Shards whose class numbers stay what they are, such as those of one build's task
 They are never hard links to the input: damage to one folder would then be damage to the other.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from sys import maxsize
+
+from pydantic import ValidationError
 
 from cgt.data import encode, report
 from cgt.data.hashed import checked_samples
 from cgt.data.keys import Place, double_keys, key_digest
 from cgt.data.manifest import Manifest, ShardFolder, open_shards
 from cgt.data.partial import FinishedShard, PartialBuild, partial_build, refuse_output
-from cgt.data.repack import NoReport, fingerprint, refuse_small_disk, relabelled
+from cgt.data.repack import NoReport, fingerprint, relabelled
 from cgt.data.report import Found
+from cgt.data.room import refuse_small_disk
 from cgt.data.shard_writer import write_shards
 from cgt.data.sources import Picture
 from cgt.errors import UserError
@@ -64,7 +66,7 @@ def merge_shards(
     places = [Place(folder, shard) for folder in folders for shard in folder.manifest.shards]
     total = sum(folder.manifest.samples for folder in folders)
     plan: dict[str, object] = {"merge": [fingerprint(folder.manifest) for folder in folders]}
-    with partial_build(out, plan, overwrite=overwrite) as partial:
+    with partial_build(out, plan, overwrite=overwrite, checked=lambda done: progress(done, total)) as partial:
         left = places[len(partial.finished) :]
         refuse_small_disk({partial.folder: sum(shard.bytes for _, shard in left)})
         done = partial.consumed
@@ -97,7 +99,7 @@ def merge_shards(
 def _copy(partial: PartialBuild, out: Path, place: Place, count: Callable[[], None]) -> None:
     """Copy a shard, and compare it with its manifest on the way."""
     file = f"{len(partial.finished):06d}.tar"
-    digests = []
+    digests = bytearray()
     with replacing_file(partial.folder / file) as temporary, temporary.open("wb") as copy:
 
         def write(content: bytes) -> None:
@@ -105,10 +107,10 @@ def _copy(partial: PartialBuild, out: Path, place: Place, count: Callable[[], No
                 copy.write(content)
 
         for sample in checked_samples(*place, write):
-            digests.append(key_digest(sample.key).hex())
+            digests += key_digest(sample.key)
             count()
     shard = place.shard.model_copy(update={"file": file})
-    partial.add(FinishedShard(shard=shard, digests=tuple(digests), unreadable=()))
+    partial.add(FinishedShard(shard=shard, digests=digests.hex(), unreadable=()))
 
 
 def _renumbered(
@@ -154,7 +156,7 @@ def _refuse_other_orders(folders: Sequence[ShardFolder]) -> None:
 
 
 def _refuse_doubles(places: Sequence[Place], partial: PartialBuild) -> None:
-    digests = [b"".join(map(bytes.fromhex, entry.digests)) for entry in partial.finished]
+    digests = [bytes.fromhex(entry.digests) for entry in partial.finished]
     for double in double_keys(places, digests):
         one, other = double.first.folder.location, double.second.folder.location
         raise UserError(
@@ -188,15 +190,18 @@ def _are_all(tasks: Sequence[object]) -> bool:
 
 def _joined_reports(folders: Sequence[ShardFolder]) -> Found | None:
     """What the builds reported, in the order of the folders; None where none did."""
-    joined: Found = {"unreadable": [], "duplicates": []}
+    joined = Found(unreadable=[], duplicates=[])
     for folder in folders:
         path = Path(folder.location) / report.FILE
         if not folder.local or not path.is_file():
             continue
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            for name, entries in joined.items():
-                entries.extend(found[name])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error!r}): restore it from a copy, or remove it.") from None
-    return joined if any(joined.values()) else None
+            found = Found.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise UserError(f"{path} is damaged ({reason}): restore it from a copy, or remove it.") from None
+        except OSError as error:
+            raise UserError(f"{path} can't be read ({error.strerror}): make it readable.") from None
+        joined.unreadable += found.unreadable
+        joined.duplicates += found.duplicates
+    return joined if joined.unreadable or joined.duplicates else None

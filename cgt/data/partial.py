@@ -11,10 +11,10 @@ import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cgt.data import report
 from cgt.data.manifest import FILE, KIND, Manifest, Shard
@@ -33,6 +33,10 @@ from cgt.files import (
 
 LOG = "finished.jsonl"
 """First the plan of the build, then one line for each finished shard."""
+DIGEST_BYTES = 8
+"""Of a picture's content, or of its key."""
+UNWRITTEN = 2 * DIGEST_BYTES * "-"
+"""Stands for the digest of a picture that is in no shard."""
 _NAMES = (LOG, FILE, report.FILE, "[0-9]*.tar")
 _HALF = ".????????."
 """What the name of a file begins with while it is written."""
@@ -46,17 +50,36 @@ class FinishedShard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     shard: Shard
-    digests: tuple[str, ...]
-    """For each picture consumed since the shard before: the hexadecimal digest of its content, empty where
-    the picture was not written."""
+    digests: str = Field(pattern=f"^([0-9a-f]{{{len(UNWRITTEN)}}}|{UNWRITTEN})*$")
+    """Hexadecimal, joined, of the pictures consumed since the shard before: one string, since there are
+    millions."""
     unreadable: tuple[tuple[int, str], ...]
-    """Of those that were not: the position among these pictures, and the reason."""
+    """Of those that were not written: the position among these pictures, and the reason."""
+
+    @property
+    def pictures(self) -> int:
+        """How many were consumed."""
+        return len(self.digests) // len(UNWRITTEN)
+
+    def digest(self, position: int) -> bytes | None:
+        """That of the picture at `position` among them; None where it was not written."""
+        digits = self.digests[position * len(UNWRITTEN) :][: len(UNWRITTEN)]
+        return None if digits == UNWRITTEN else bytes.fromhex(digits)
 
 
 class PartialBuild:
     """The folder `OUT.partial`: finished shards, and a log that names a shard once it is on the disk."""
 
-    def __init__(self, folder: Path, plan: str, lock: int, out: Path, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: str,
+        lock: int,
+        out: Path,
+        *,
+        overwrite: bool,
+        checked: Callable[[int], None],
+    ) -> None:
         self.folder = folder
         self._out = out
         self._overwrite = overwrite
@@ -66,7 +89,7 @@ class PartialBuild:
         """In order."""
         lines = _complete_lines(folder / LOG)
         if lines[:1] == [plan]:
-            self.finished = _intact(folder, lines[1:])
+            self.finished = _intact(folder, lines[1:], checked)
         kept = {entry.shard.file for entry in self.finished}
         for entry in folder.iterdir():
             if entry.name not in kept:
@@ -82,7 +105,7 @@ class PartialBuild:
     @property
     def consumed(self) -> int:
         """Pictures that the finished shards account for."""
-        return sum(len(entry.digests) for entry in self.finished)
+        return sum(entry.pictures for entry in self.finished)
 
     def add(self, entry: FinishedShard) -> None:
         """Note that a shard, which is on the disk under its name, is finished."""
@@ -95,7 +118,7 @@ class PartialBuild:
     def complete(self, manifest: Manifest, found: report.Found | None = None) -> None:
         """Write what the folder lacks beside its shards."""
         if found:
-            write_json(self.folder / report.FILE, found)
+            write_json(self.folder / report.FILE, found.model_dump())
         write_json(self.folder / FILE, manifest.to_json())
 
     def put(self) -> None:
@@ -121,11 +144,24 @@ def refuse_output(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def partial_build(out: Path, plan: dict[str, object], *, overwrite: bool) -> Iterator[PartialBuild]:
+def partial_build(
+    out: Path,
+    plan: dict[str, object],
+    *,
+    overwrite: bool,
+    checked: Callable[[int], None] = lambda pictures: None,
+) -> Iterator[PartialBuild]:
     """The partial build of `out`, held against other processes for the block, which puts it in its place.
 
     What a build with another plan left is thrown away. Whatever ends the block, finished shards are kept for
     the next try; a mistake of the user before there are any leaves nothing.
+
+    Args:
+        out: the folder to make.
+        plan: what decides the bytes of the shards.
+        overwrite: whether a shard folder at `out` may be replaced.
+        checked: called with the pictures that finished shards account for, as these are read to see whether
+            they are still what they were.
 
     Raises:
         UserError: another process is building `out`, it exists or can't be written, or what has the name of
@@ -151,7 +187,7 @@ def partial_build(out: Path, plan: dict[str, object], *, overwrite: bool) -> Ite
             if begun == out:
                 out.rename(folder)
             _refuse_strange(folder, out)
-            build = PartialBuild(folder, text, handle, out, overwrite=overwrite)
+            build = PartialBuild(folder, text, handle, out, overwrite=overwrite, checked=checked)
             try:
                 yield build
             except UserError:
@@ -196,9 +232,10 @@ def _complete_lines(log: Path) -> list[str]:
     return log.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if log.is_file() else []
 
 
-def _intact(folder: Path, lines: list[str]) -> list[FinishedShard]:
+def _intact(folder: Path, lines: list[str], checked: Callable[[int], None]) -> list[FinishedShard]:
     """The logged shards up to the first whose file is not what the log says."""
-    finished = []
+    finished: list[FinishedShard] = []
+    pictures = 0
     for line in lines:
         try:
             entry = FinishedShard.model_validate_json(line)
@@ -209,4 +246,6 @@ def _intact(folder: Path, lines: list[str]) -> list[FinishedShard]:
         if not path.is_file() or path.stat().st_size != shard.bytes or sha256(path) != shard.sha256:
             break
         finished.append(entry)
+        pictures += entry.pictures
+        checked(pictures)
     return finished

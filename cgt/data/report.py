@@ -3,12 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from pydantic import BaseModel, ConfigDict
+
 from cgt.data.sources import Picture
 from cgt.errors import UserError
 
 FILE = "report.json"
-Found = dict[str, list[dict[str, str]]]
-"""The content of the file."""
+
+
+class Found(BaseModel):
+    """The content of the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    unreadable: list[dict[str, str]]
+    duplicates: list[dict[str, str]]
 
 
 class Report:
@@ -25,8 +34,7 @@ class Report:
         self._strict = strict
         self._left = Counter(picture.class_name for picture in pictures) if whole else None
         self._first: dict[bytes, Picture] = {}
-        self._unreadable: list[dict[str, str]] = []
-        self._duplicates: list[dict[str, str]] = []
+        self._found = Found(unreadable=[], duplicates=[])
 
     def leave_out(self, picture: Picture, reason: str) -> None:
         """Note a picture that can't be read.
@@ -40,7 +48,7 @@ class Report:
                 f"Without --strict it is left out and listed in {FILE}."
             )
         entry = {"picture": picture.key, "class": picture.class_name, "reason": reason}
-        self._unreadable.append(entry)
+        self._found.unreadable.append(entry)
         if self._left is not None:
             self._left[picture.class_name] -= 1
             if not self._left[picture.class_name]:
@@ -53,7 +61,7 @@ class Report:
         """Note the content of a picture that is written."""
         first = self._first.setdefault(digest, picture)
         if first is not picture:
-            self._duplicates.append(
+            self._found.duplicates.append(
                 {
                     "picture": picture.key,
                     "class": picture.class_name,
@@ -63,16 +71,17 @@ class Report:
             )
 
     @property
+    def content(self) -> Found | None:
+        """The report as it stands in the file; None where nothing was found."""
+        return self._found if self._found.unreadable or self._found.duplicates else None
+
+    @property
     def sentence(self) -> str | None:
         """The counts, in words; None where nothing was found."""
-        if not self._unreadable and not self._duplicates:
+        if not self.content:
             return None
-        unreadable, duplicates = len(self._unreadable), len(self._duplicates)
+        unreadable, duplicates = len(self._found.unreadable), len(self._found.duplicates)
         return (
             f"{unreadable:,} unreadable {'picture' if unreadable == 1 else 'pictures'} left out, "
             f"{duplicates:,} {'duplicate' if duplicates == 1 else 'duplicates'} kept"
         )
-
-    def to_json(self) -> Found:
-        """The report as it stands in the file."""
-        return {"unreadable": self._unreadable, "duplicates": self._duplicates}

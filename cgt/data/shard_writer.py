@@ -5,11 +5,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from cgt.data.encode import BLOCK, Outcome, Sample, Unreadable
+from cgt.data.encode import Outcome, Sample, Unreadable
 from cgt.data.manifest import Shard
-from cgt.data.partial import FinishedShard, PartialBuild
+from cgt.data.partial import UNWRITTEN, FinishedShard, PartialBuild
 from cgt.data.report import Report
 from cgt.data.sources import Picture
+from cgt.data.tar import BLOCK
 from cgt.files import replacing_file
 
 RECORD = 20 * BLOCK
@@ -60,13 +61,14 @@ def recall(partial: PartialBuild, pictures: Sequence[Picture], report: Report) -
     start = 0
     for entry in partial.finished:
         reasons = dict(entry.unreadable)
-        for position, digest in enumerate(entry.digests):
+        for position in range(entry.pictures):
             picture = pictures[start + position]
-            if digest:
-                report.keep(picture, bytes.fromhex(digest))
+            digest = entry.digest(position)
+            if digest is not None:
+                report.keep(picture, digest)
             elif position in reasons:
                 report.leave_out(picture, reasons[position])
-        start += len(entry.digests)
+        start += entry.pictures
 
 
 class _OpenShard:
@@ -89,7 +91,7 @@ class _OpenShard:
             self.counts[picture.class_name] += 1
             self._digests.append(outcome.digest.hex())
         else:
-            self._digests.append("")
+            self._digests.append(UNWRITTEN)
 
     def end(self, stream: IO[bytes]) -> None:
         """Write the end mark, two blocks of zeros, and fill up the record."""
@@ -104,7 +106,7 @@ class _OpenShard:
             sha256=self._hash.hexdigest(),
             counts={name: self.counts[name] for name in classes if self.counts[name]},
         )
-        return FinishedShard(shard=shard, digests=tuple(self._digests), unreadable=tuple(self._unreadable))
+        return FinishedShard(shard=shard, digests="".join(self._digests), unreadable=tuple(self._unreadable))
 
     def _append(self, content: bytes, stream: IO[bytes]) -> None:
         stream.write(content)

@@ -11,21 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from cgt.data import encode
-from cgt.data.encode import BLOCK
 from cgt.data.hashed import checked_samples
 from cgt.data.keys import key_digest
 from cgt.data.manifest import Manifest, ShardFolder, open_shards
 from cgt.data.partial import partial_build, refuse_output
-from cgt.data.repack import NoReport, fingerprint, refuse_small_disk, relabelled
+from cgt.data.repack import NoReport, fingerprint, relabelled
+from cgt.data.room import ROOM, refuse_small_disk
 from cgt.data.samples import Sample
 from cgt.data.selection import choose
 from cgt.data.shard_writer import write_shards
 from cgt.data.sources import Picture
+from cgt.data.tar import BLOCK
 from cgt.errors import UserError
 
 Progress = Callable[[int, int], None]
-ROOM = 1.05
-"""Free space asked for, as a multiple of what a side's share of the pictures makes likely."""
 _SECOND, _FIRST, _UNDECIDED = 0, 1, 2
 
 
@@ -191,13 +190,14 @@ def _split(
     manifest = folder.manifest
     total = done + manifest.samples
 
+    def checked(pictures: int) -> None:
+        progress(done + pictures, total)
+
     def counted(
-        pictures: Iterator[tuple[Picture, encode.Sample]], skipped: int
+        pictures: Iterator[tuple[Picture, encode.Sample]],
     ) -> Iterator[tuple[Picture, encode.Sample]]:
         nonlocal done
-        done += skipped
-        progress(done, total)
-        for pair in itertools.islice(pictures, skipped, None):
+        for pair in pictures:
             yield pair
             done += 1
             progress(done, total)
@@ -213,7 +213,10 @@ def _split(
                 "classes": side.classes,
                 "build": side.build,
             }
-            partials.append(stack.enter_context(partial_build(side.out, plan, overwrite=overwrite)))
+            build = partial_build(side.out, plan, overwrite=overwrite, checked=checked)
+            partials.append(stack.enter_context(build))
+            done += partials[-1].consumed
+        progress(done, total)
         room = ROOM * manifest.bytes / manifest.samples
         refuse_small_disk(
             {
@@ -222,8 +225,8 @@ def _split(
             }
         )
         for side, partial in zip(sides, partials, strict=True):
-            pictures = counted(_pictures(folder, side), partial.consumed)
-            write_shards(partial, pictures, side.classes, limit, NoReport())
+            pictures = itertools.islice(_pictures(folder, side), partial.consumed, None)
+            write_shards(partial, counted(pictures), side.classes, limit, NoReport())
             made.append(
                 Manifest(
                     classes=side.classes,

@@ -6,7 +6,6 @@ and written in that order: the bytes depend on the input and the options, never 
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cgt.data.encode import PARTS, Encoders, Load, Outcome, Part, Recipe, Sample
 from cgt.data.manifest import Manifest
 from cgt.data.partial import PartialBuild, partial_build, refuse_output
 from cgt.data.report import Report
+from cgt.data.room import ROOM, refuse_small_disk
 from cgt.data.selection import choose
 from cgt.data.shard_writer import recall, write_shards
 from cgt.data.sources import Picture
@@ -30,8 +30,6 @@ PROBE = 32
 """Pictures that are encoded to estimate the size of all."""
 PROBED_BUILD = 256
 """With fewer pictures to write, the estimate would cost more than it is worth."""
-ROOM = 1.05
-"""Free space asked for, as a multiple of the estimate."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +139,13 @@ def build_shards(
     identity: dict[str, object] = {"build": plan.build, "size": size, "input": plan.fingerprint}
     identity["pillow"] = PIL.__version__
     found = Report(plan.pictures, strict=options.strict, whole=options.task is None)
-    with partial_build(out, identity, overwrite=overwrite) as partial:
+    total = len(plan.pictures)
+    with partial_build(
+        out, identity, overwrite=overwrite, checked=lambda done: progress(done, total)
+    ) as partial:
         _write(plan, partial, int(options.shard_mb * 1e6), found, workers, progress)
         if not partial.shards:
-            raise UserError(_nothing(options, len(plan.pictures)))
+            raise UserError(_nothing(options, total))
         manifest = Manifest(
             classes=plan.classes,
             size=size,
@@ -152,7 +153,7 @@ def build_shards(
             shards=partial.shards,
             build=plan.build,
         )
-        partial.complete(manifest, found.to_json() if found.sentence else None)
+        partial.complete(manifest, found.content)
         partial.put()
     if plan.remark:
         remark(f"{path}: {plan.remark}")
@@ -242,27 +243,21 @@ def _write(
 
     with Encoders(plan.load, plan.recipe, workers, locks=(partial.lock,)) as encoders:
         if len(left) >= PROBED_BUILD:
-            _refuse_small_disk(partial.folder, left, plan.recipe, encoders)
+            estimate = _estimate(left, plan.recipe, encoders)
+            smaller = ", or make them smaller with --jpeg-quality, --size or --per-class"
+            refuse_small_disk({partial.folder: ROOM * estimate}, smaller)
         write_shards(partial, consumed(encoders), plan.classes, limit, found)
 
 
-def _refuse_small_disk(folder: Path, left: Sequence[Picture], recipe: Recipe, encoders: Encoders) -> None:
-    """Refuse to begin what would not end: estimate what is left to write by a sample of it.
+def _estimate(left: Sequence[Picture], recipe: Recipe, encoders: Encoders) -> float:
+    """Bytes that the pictures that are left will take, by a sample of them.
 
-    Raises:
-        UserError: there is too little room for it.
+    Pictures of the other part are in the sample, too: a small part would have too few there.
     """
     probe = [left[i * len(left) // PROBE] for i in range(PROBE)]
     outcomes = encoders.outcomes(probe, all_parts=True)
     probed = sum(len(outcome.tar) for outcome in outcomes if isinstance(outcome, Sample))
-    needed = ROOM * recipe.share * probed * len(left) / PROBE
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"the shards need some {needed / 1e9:,.2f} GB, and the disk of {folder.parent} has "
-            f"{free / 1e9:,.2f} GB free: free some space, name an output on another disk, or make them "
-            "smaller with --jpeg-quality, --size or --per-class."
-        )
+    return recipe.share * probed * len(left) / PROBE
 
 
 def _nothing(options: BuildOptions, pictures: int) -> str:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cgt.data import keys
+from cgt.data import partial
 from cgt.data.manifest import open_shards
 from cgt.data.merge import merge_shards
 from cgt.data.verify import problems
@@ -144,7 +144,7 @@ class TestMergeRefuses:
         self, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for module in ("cgt.data.keys", "cgt.data.merge"):
-            monkeypatch.setattr(f"{module}.key_digest", lambda key: bytes(keys.DIGEST_BYTES))
+            monkeypatch.setattr(f"{module}.key_digest", lambda key: bytes(partial.DIGEST_BYTES))
         assert merge_shards(parts, tmp_path / "out").samples == 14
 
     def test_pictures_of_another_size_or_encoding(self, parts: list[str], tmp_path: Path) -> None:
@@ -165,8 +165,12 @@ class TestMergeRefuses:
         self.refused(parts, tmp_path, "--overwrite")
         self.refused(parts, tmp_path, "which the command reads", overwrite=True)
 
-    def test_a_damaged_report(self, parts: list[str], tmp_path: Path) -> None:
-        (Path(parts[0]) / "report.json").write_text("[]")
+    @pytest.mark.parametrize(
+        "content",
+        ["[]", "[" * 100_000, '{"unreadable": "abc", "duplicates": []}', '{"unreadable": []}', "\ud800"],
+    )
+    def test_a_damaged_report(self, content: str, parts: list[str], tmp_path: Path) -> None:
+        (Path(parts[0]) / "report.json").write_bytes(content.encode("utf-8", "surrogatepass"))
         self.refused(parts, tmp_path, "report.json is damaged")
 
     def test_a_disk_that_is_too_small(

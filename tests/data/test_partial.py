@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,15 +27,15 @@ def ignore(done: int, total: int) -> None:
 
 
 def build_shapes(out: Path, progress: Callable[[int, int], None] = ignore, *, overwrite: bool = False) -> int:
-    """Build, and return the number of pictures that were there already."""
-    seen: list[int] = []
+    """Build, and return the number of pictures that were there already: a finished shard's count at once."""
+    seen = [0]
 
     def noted(done: int, total: int) -> None:
         seen.append(done)
         progress(done, total)
 
     build_shards(SHAPES, "-", out, progress=noted, overwrite=overwrite)
-    return seen[0]
+    return sum(later - done for done, later in itertools.pairwise(seen) if later - done > 1)
 
 
 def interrupt(out: Path) -> None:
@@ -228,6 +229,15 @@ class TestKept:
             progress=lambda done, total: seen.append(done),
         )
         assert seen[0] > 0
+
+
+def test_reading_finished_shards_anew_counts_as_progress(tmp_path: Path) -> None:
+    shards = build_shards(SHAPES, "-", tmp_path / "whole").shards
+    interrupt(tmp_path / "out")
+    seen: list[int] = []
+    build_shards(SHAPES, "-", tmp_path / "out", progress=lambda done, total: seen.append(done))
+    assert seen[:2] == [shards[0].samples, shards[0].samples + shards[1].samples]
+    assert seen == sorted(seen)
 
 
 def test_folder_that_another_build_renames_before_it_is_locked_is_not_touched(

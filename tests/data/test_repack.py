@@ -116,7 +116,10 @@ class TestInterrupted:
         with pytest.raises(KeyboardInterrupt):
             self.run(verb, root, stop)
         assert not (root / "out").exists()
-        self.run(verb, root)
+        seen: list[int] = []
+        self.run(verb, root, lambda done, total: seen.append(done))
+        assert seen == sorted(seen)
+        assert seen[-1] == 16
         assert {name: contents(root / name) for name in whole} == whole
         assert not [*root.glob("*.partial")]
 

@@ -321,7 +321,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     def usage(folder: Path) -> SimpleNamespace:
         return SimpleNamespace(free=free)
 
-    monkeypatch.setattr(write.shutil, "disk_usage", usage)
+    monkeypatch.setattr("shutil.disk_usage", usage)
     with pytest.raises(UserError, match=r"need some 0\.00 GB.*0\.00 GB free: free some space"):
         build_shards(SHAPES, "-", tmp_path / "out")
     assert not any(tmp_path.iterdir())
@@ -332,3 +332,20 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
         build_shards(SHAPES, "-", tmp_path / "again")
     free = size * 2
     build_shards(SHAPES, "-", tmp_path / "again")
+
+
+@pytest.mark.parametrize("part", ["train", "holdout"])
+def test_room_is_asked_for_the_part_that_is_written(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build_shards(SHAPES, "-", tmp_path / "whole").bytes
+    monkeypatch.setattr(write, "PROBED_BUILD", 40)
+    share = 0.4
+    options = BuildOptions("shapes", size=8, per_class=2, holdout=share, part=part)  # type: ignore[arg-type]
+    expected = whole * (share if part == "holdout" else 1 - share)
+    free = 0.7 * expected
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(UserError, match="GB free"):
+        build_shards(options, "-", tmp_path / "out")
+    free = 1.2 * expected
+    build_shards(options, "-", tmp_path / "out")
