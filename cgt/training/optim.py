@@ -24,6 +24,8 @@ class OptimConfig(Section):
     """D updates per generator update, each on pictures of its own."""
     decay_from: float = Field(1.0, ge=0, le=1)
     """Share of the run after which both learning rates fall linearly to zero; 1 for constant rates."""
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Each network's gradient is shortened to this length, over all its parameters; None: never."""
     mode_seeking: float = Field(0.0, ge=0)
     """Weight of the mode-seeking term."""
 

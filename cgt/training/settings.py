@@ -10,12 +10,14 @@ from pydantic import Field, model_validator
 from cgt.config import Section
 from cgt.data import DataConfig
 from cgt.distributed import Precision
+from cgt.errors import UserError
 from cgt.metrics.suite import EvalConfig
 from cgt.models.biggan import DiscriminatorConfig, GeneratorConfig
 from cgt.training.augment import AugmentConfig
 from cgt.training.checkpoint import CheckpointConfig
 from cgt.training.ema import EMAConfig
 from cgt.training.optim import OptimConfig
+from cgt.training.strategies.choice import StrategyConfig
 from cgt.transfer.base import Method, MethodConfig
 
 
@@ -28,7 +30,11 @@ class RunConfig(Section):
     batch_size: int = Field(50, ge=2)
     """Pictures per update, over all processes and micro-batches."""
     micro_batch: int | None = Field(None, ge=2)
-    """Pictures per forward pass on one process, for less memory; None for the whole share of the batch."""
+    """Pictures per forward pass on each process, for less memory; None for its whole share of the batch, of
+    which this must be a divisor."""
+    synchronised_norm: bool = True
+    """Batch norm by the pictures that all processes see at one time; else each by its own, with less waiting
+    and less to learn from."""
     precision: Precision = "fp32"
     seed: int = Field(0, ge=0)
     compile: bool = False
@@ -40,6 +46,7 @@ class RunConfig(Section):
     """Steps between checkpoints; the end of the run and every new best are always saved."""
     optim: OptimConfig = OptimConfig()
     augment: AugmentConfig = AugmentConfig()
+    strategy: StrategyConfig = StrategyConfig()
     ema: EMAConfig = EMAConfig()
     eval: EvalConfig | None = None
     """How the run is measured; None to train without, the latest model then being the best."""
@@ -57,6 +64,25 @@ class RunConfig(Section):
                 "optim.mode_seeking compares pairs of pictures: make batch_size (and micro_batch) even"
             )
         return self
+
+    def check_share(self, processes: int) -> None:
+        """Refuse a global batch that the processes can't work through evenly.
+
+        Raises:
+            UserError: naming the numbers that don't fit.
+        """
+        share, rest = divmod(self.batch_size, processes)
+        if rest or share % (self.micro_batch or share):
+            micro = f" in micro-batches of {self.micro_batch}" if self.micro_batch else ""
+            raise UserError(
+                f"{processes} processes can't share batch_size {self.batch_size} evenly{micro}: make it a "
+                f"multiple of {processes * (self.micro_batch or 1)}."
+            )
+        if self.optim.mode_seeking and (self.micro_batch or share) % 2:
+            raise UserError(
+                f"optim.mode_seeking compares pairs of pictures, and each of {processes} processes has "
+                f"{share} of them: make batch_size a multiple of {2 * processes}."
+            )
 
 
 class PretrainConfig(RunConfig):

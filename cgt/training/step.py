@@ -5,7 +5,9 @@ Everything that is drawn is a function of (seed, step, position in the global ba
 Shapes: N pictures of a micro-batch on this rank, Z latent size, R resolution.
 """
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,20 +32,25 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
         batches: this rank's share of the global batches, x uint8 (n, 3, R, R) and y int64 (n,).
         step: generator updates done so far.
 
+    Returns:
+        The losses, means over the global batch, the same on all ranks.
+
     Raises:
-        RunError: a loss is not finite; the update that it belongs to was not made.
+        RunError: a loss is not finite on some rank; the update that it belongs to was made on none.
     """
     optim = trainer.config.optim
-    for optimiser in (trainer.generator_optimiser, trainer.discriminator_optimiser):
-        set_learning_rates(optimiser, step, trainer.config.steps, optim.decay_from)
+    for part in (trainer.of_generator, trainer.of_discriminator):
+        set_learning_rates(part.optimiser, step, trainer.config.steps, optim.decay_from)
     losses: Losses = {}
     # G does not change while D learns: its tables are built once for all of D's updates.
+    trainer.of_generator.hold(trainer.bank)
     with torch.no_grad():
         tables = trainer.bank.tables()
     for update in range(optim.discriminator_steps):
         losses |= discriminator_step(trainer, *next(batches), tables, step, update)
     losses |= generator_step(trainer, step)
-    trainer.ema.update(step)
+    with trainer.of_generator.whole():
+        trainer.ema.update(step)
     return losses
 
 
@@ -51,12 +58,12 @@ def discriminator_step(
     trainer: Trainer, x_uint8: Tensor, y: Tensor, tables: ClassTables, step: int, update: int
 ) -> Losses:
     """One update of D on as many real as generated pictures, which it sees in one forward pass."""
-    trainer.discriminator.requires_grad_(True)
     z = _latents(trainer, "discriminator", step, update)
     y_fake = _labels(trainer, "discriminator", step, update)
     uniform = _augment_draws(trainer, "discriminator", step, update, pictures=2)
-    total = 0.0
-    for z_NZ, y_fake_N, x_N, y_N, draws in _micro_batches(trainer, z, y_fake, x_uint8, y, uniform):
+    total = torch.zeros((), device=trainer.world.device)
+    for last, micro_batch in _micro_batches(trainer, z, y_fake, x_uint8, y, uniform):
+        z_NZ, y_fake_N, x_N, y_N, draws = micro_batch
         with trainer.world.autocast():
             with torch.no_grad():
                 fake_N3RR = trainer.generator(z_NZ, _within_generator(trainer, y_fake_N), tables)
@@ -64,12 +71,14 @@ def discriminator_step(
                 memory_format=torch.channels_last
             )
             x_N3RR = diff_augment(x_N3RR, draws.transpose(0, 1).flatten(0, 1), trainer.config.augment.policy)
-            real_N, fake_N = trainer.discriminator(x_N3RR, torch.cat([y_N, y_fake_N])).float().chunk(2)
+            logits = trainer.of_discriminator(x_N3RR, torch.cat([y_N, y_fake_N])).float()
+            real_N, fake_N = logits.chunk(2)
         loss = trainer.method.discriminator_loss(real_N, fake_N) / trainer.micro_batches
-        total += _finite(loss, "discriminator", step)
-        trainer.discriminator_scaler.scale(loss).backward()
-    _update(trainer.discriminator_optimiser, trainer.discriminator_scaler)
-    return {"loss_discriminator": total}
+        total += loss.detach()
+        trainer.of_discriminator.backward(loss, last=last)
+    losses = _finite(trainer, {"loss_discriminator": total}, step)
+    trainer.of_discriminator.update()
+    return losses
 
 
 def generator_step(trainer: Trainer, step: int) -> Losses:
@@ -78,42 +87,50 @@ def generator_step(trainer: Trainer, step: int) -> Losses:
     z, y = _latents(trainer, "generator", step), _labels(trainer, "generator", step)
     uniform = _augment_draws(trainer, "generator", step, pictures=1)
     seeking = trainer.config.optim.mode_seeking
-    # The tables' graph is walked once: micro-batches add up gradients at its leaves.
+    trainer.of_generator.hold(trainer.bank)
     tables = trainer.bank.tables()
-    leaves = ClassTables(*(tuple(table.detach().requires_grad_() for table in group) for group in tables))
-    losses = dict.fromkeys(["loss_generator"] + ["mode_seeking"] * bool(seeking), 0.0)
-    for z_NZ, y_N, draws in _micro_batches(trainer, z, y, uniform):
+    # The tables' graph is walked once, by the last micro-batch; the others leave gradients at its leaves.
+    flat_tables = [table for group in tables for table in group]
+    leaves = [table.detach().requires_grad_() for table in flat_tables]
+    zero = torch.zeros((), device=trainer.world.device)
+    terms = {"loss_generator": zero.clone(), **({"mode_seeking": zero.clone()} if seeking else {})}
+    for last, (z_NZ, y_N, draws) in _micro_batches(trainer, z, y, uniform):
+        seen_tables = tables if last else _grouped_like(tables, leaves)
         with trainer.world.autocast():
-            fake_N3RR = trainer.generator(z_NZ, _within_generator(trainer, y_N), leaves)
+            fake_N3RR = trainer.of_generator(z_NZ, _within_generator(trainer, y_N), seen_tables)
             seen_N3RR = diff_augment(fake_N3RR.float(), draws.flatten(0, 1), trainer.config.augment.policy)
             logits_N = trainer.discriminator(seen_N3RR, y_N).float()
-        loss = adversarial = trainer.method.generator_loss(logits_N) / trainer.micro_batches
+        loss = trainer.method.generator_loss(logits_N) / trainer.micro_batches
+        terms["loss_generator"] += loss.detach()
         if seeking:
             term = seeking * mode_seeking(fake_N3RR, z_NZ) / trainer.micro_batches
-            losses["mode_seeking"] += _finite(term, "mode-seeking", step)
+            terms["mode_seeking"] += term.detach()
             loss = loss + term
-        losses["loss_generator"] += _finite(adversarial, "generator", step)
-        trainer.generator_scaler.scale(loss).backward()
+        if not last:
+            trainer.of_generator.backward(loss, last=False)
     penalties = trainer.method.penalties(trainer.generator)
-    losses |= {name: _finite(penalty, name, step) for name, penalty in penalties.items()}
-    flat_tables, flat_leaves = ([table for group in kind for table in group] for kind in (tables, leaves))
-    heads = [*flat_tables, *(trainer.generator_scaler.scale(penalty) for penalty in penalties.values())]
-    torch.autograd.backward(heads, [leaf.grad for leaf in flat_leaves] + [None] * len(penalties))
-    _update(trainer.generator_optimiser, trainer.generator_scaler)
+    carried = [
+        (table, leaf.grad)
+        for table, leaf in zip(flat_tables, leaves, strict=True)
+        if table.requires_grad and leaf.grad is not None
+    ]
+    trainer.of_generator.backward(sum(penalties.values(), start=loss), carried)
+    trainer.discriminator.requires_grad_(True)
+    terms |= {name: penalty.detach() for name, penalty in penalties.items()}
+    losses = _finite(trainer, terms, step)
+    trainer.of_generator.update()
     return losses
 
 
-def _update(optimiser: torch.optim.Adam, scaler: torch.amp.GradScaler) -> None:
-    scaler.step(optimiser)
-    scaler.update()
-    optimiser.zero_grad()
-
-
-def _finite(loss: Tensor, name: str, step: int) -> float:
-    value = loss.item()
-    if not torch.isfinite(loss):
-        raise RunError(f"the {name} loss became {value} in step {step}; the update was not made.")
-    return value
+def _finite(trainer: Trainer, terms: dict[str, Tensor], step: int) -> Losses:
+    """The terms as means over the ranks, which find out together that one is not finite."""
+    means = trainer.world.sum_(torch.stack(list(terms.values()))) / trainer.world.size
+    losses = dict(zip(terms, means.tolist(), strict=True))
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            name = name.removeprefix("loss_").replace("_", "-")
+            raise RunError(f"the {name} loss became {value} in step {step}; the update was not made.")
+    return losses
 
 
 def _latents(trainer: Trainer, stream: str, *position: int) -> Tensor:
@@ -137,11 +154,25 @@ def _augment_draws(trainer: Trainer, stream: str, *position: int, pictures: int)
     return trainer.world.share(rng.uniform(shape, trainer.config.seed, f"{stream} augmentation", *position))
 
 
-def _micro_batches(trainer: Trainer, *shares: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same slices of each tensor, one micro-batch after the other, on this rank's device."""
-    device = trainer.world.device
-    chunks = [share.to(device, non_blocking=True).chunk(trainer.micro_batches) for share in shares]
-    return zip(*chunks, strict=True)
+def _micro_batches(trainer: Trainer, *shares: Tensor) -> Iterator[tuple[bool, tuple[Tensor, ...]]]:
+    """The same samples of each tensor, one micro-batch after the other, on this rank's device.
+
+    Of m micro-batches number k has every m-th sample (or pair, where pairs are compared) from k. So what all
+    ranks work on at one time does not depend on their number, nor do statistics over it.
+
+    Yields:
+        Whether it is the last, and the micro-batch.
+    """
+    m, device = trainer.micro_batches, trainer.world.device
+    unit = 2 if trainer.config.optim.mode_seeking else 1
+    there = [share.to(device, non_blocking=True).unflatten(0, (-1, m, unit)) for share in shares]
+    for k in range(m):
+        yield k == m - 1, tuple(share[:, k].flatten(0, 1) for share in there)
+
+
+def _grouped_like(tables: ClassTables, flat: Sequence[Tensor]) -> ClassTables:
+    rest = iter(flat)
+    return ClassTables(*(tuple(itertools.islice(rest, len(group))) for group in tables))
 
 
 def _within_generator(trainer: Trainer, y_N: Tensor) -> Tensor:

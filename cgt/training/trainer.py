@@ -1,18 +1,19 @@
 """The networks of a run with all that trains them: built, saved, and looked at from outside."""
 
-import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from cgt import rng
 from cgt.distributed import World
 from cgt.models.biggan import Discriminator, Generator
-from cgt.models.norm import Bank
+from cgt.models.norm import Bank, synchronise
 from cgt.training.ema import EMA
-from cgt.training.optim import ParameterGroup, adam
+from cgt.training.optim import ParameterGroup
 from cgt.training.settings import RunConfig
+from cgt.training.strategies.base import Trainable
+from cgt.training.strategies.choice import check, trainable
 from cgt.transfer.base import Method
 
 
@@ -23,13 +24,29 @@ class Trainer:
     config: RunConfig
     method: Method[Any]
     world: World
-    generator: Generator
-    discriminator: Discriminator
-    generator_optimiser: torch.optim.Adam
-    discriminator_optimiser: torch.optim.Adam
-    generator_scaler: torch.amp.GradScaler
-    discriminator_scaler: torch.amp.GradScaler
+    of_generator: Trainable
+    of_discriminator: Trainable
     ema: EMA
+
+    @property
+    def generator(self) -> Generator:
+        """The network alone: for losses that do not train it, and between steps."""
+        return cast(Generator, self.of_generator.network)
+
+    @property
+    def discriminator(self) -> Discriminator:
+        """The network alone, likewise."""
+        return cast(Discriminator, self.of_discriminator.network)
+
+    @property
+    def generator_optimiser(self) -> torch.optim.Optimizer:
+        """G's; its groups hold the learning rates."""
+        return self.of_generator.optimiser
+
+    @property
+    def discriminator_optimiser(self) -> torch.optim.Optimizer:
+        """D's; its groups hold the learning rates."""
+        return self.of_discriminator.optimiser
 
     @property
     def bank(self) -> Bank:
@@ -38,82 +55,106 @@ class Trainer:
 
     @property
     def micro_batches(self) -> int:
-        """Forward passes per update on this rank."""
-        return self.config.batch_size // (self.config.micro_batch or self.config.batch_size)
+        """Forward passes per update on each process."""
+        share = self.config.batch_size // self.world.size
+        return share // (self.config.micro_batch or share)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint must hold: tensors and plain values, by part."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        """All that a checkpoint must hold: whole tensors and plain values, by part.
+
+        It is the same for all strategies and numbers of processes, which call it together.
+        """
+        state = {}
+        for name, part in self._networks().items():
+            for key, value in part.state_dict().items():
+                state[_key(name, key)] = value
+        return {**state, "ema": self.ema.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        """Take over a saved state, whatever strategy and number of processes it comes from."""
+        for name, part in self._networks().items():
+            part.load_state_dict({key: state[_key(name, key)] for key in ("network", "optimiser", "scaler")})
+        self.ema.load_state_dict(state["ema"])
 
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "generator_optimiser": self.generator_optimiser,
-            "discriminator_optimiser": self.discriminator_optimiser,
-            "generator_scaler": self.generator_scaler,
-            "discriminator_scaler": self.discriminator_scaler,
-            "ema": self.ema,
-        }
+    def _networks(self) -> dict[str, Trainable]:
+        return {"generator": self.of_generator, "discriminator": self.of_discriminator}
+
+
+def _key(network: str, part: str) -> str:
+    return network if part == "network" else f"{network}_{part}"
 
 
 def build_trainer(config: RunConfig, method: Method[Any], world: World) -> Trainer:
-    """The networks of `method` on this rank's device, with their optimisers and the average."""
+    """The networks of `method` on this process's device, with their optimisers and the average.
+
+    Raises:
+        UserError: the processes can't share the batch, or can't train by that strategy.
+    """
+    config.check_share(world.size)
+    check(config.strategy, world, compiled=config.compile)
     generator, discriminator = method.networks()
     for network in (generator, discriminator):
-        network.train().to(world.device)
+        _made_by_rank_0(network, world)
+        network.train()
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    synchronise(generator, world.sum_ if config.synchronised_norm and world.size > 1 else None)
     groups = method.trainable(generator, config.optim.class_lr_scale)
-    if config.compile:
-        generator.compile()
-        discriminator.compile()
-    return Trainer(
+    # The average takes the weights as they are before a strategy may divide them.
+    ema = EMA([parameter for group in groups for parameter in group.parameters], config.ema, world)
+    of_discriminator = [ParameterGroup(list(discriminator.parameters()))]
+    optim, strategy = config.optim, config.strategy
+    trainer = Trainer(
         config=config,
         method=method,
         world=world,
-        generator=generator,
-        discriminator=discriminator,
-        generator_optimiser=adam(groups, config.optim.generator_lr, config.optim),
-        discriminator_optimiser=adam(
-            [ParameterGroup(list(discriminator.parameters()))], config.optim.discriminator_lr, config.optim
+        of_generator=trainable(strategy.generator)(generator, groups, optim.generator_lr, optim, world),
+        of_discriminator=trainable(strategy.of_discriminator)(
+            discriminator, of_discriminator, optim.discriminator_lr, optim, world
         ),
-        generator_scaler=world.scaler(),
-        discriminator_scaler=world.scaler(),
-        ema=EMA([parameter for group in groups for parameter in group.parameters], config.ema),
+        ema=ema,
     )
+    if config.compile:
+        generator.compile()
+        discriminator.compile()
+    return trainer
+
+
+@torch.no_grad()
+def _made_by_rank_0(network: torch.nn.Module, world: World) -> None:
+    """Give all ranks the same weights, whatever the last bits of what each of them computed to get there."""
+    network.to(world.device)
+    for tensor in network.state_dict().values():
+        world.sum_(tensor if world.is_main else tensor.zero_())
 
 
 @torch.no_grad()
 def snapshot(trainer: Trainer) -> Generator:
     """The averaged generator with statistics that fit it, as a plain one in eval mode.
 
-    Training is not disturbed.
+    Training is not disturbed. All processes call it together, and each gets the same.
     """
-    with trainer.ema.applied():
-        generator = copy.deepcopy(trainer.generator)
+    with trainer.of_generator.whole(), trainer.ema.applied():
+        generator = cast(Generator, trainer.of_generator.copy())
     if batches := trainer.config.ema.standing_batches:
         _accumulate_statistics(trainer, generator, batches)
+    synchronise(generator, None)
     return trainer.method.finished(generator).eval()
 
 
 def _accumulate_statistics(trainer: Trainer, generator: Generator, batches: int) -> None:
     """Standing statistics: the plain average over `batches` batches at fixed weights (Brock et al., 2019)."""
     bank, first, classes = generator.last_bank, generator.first_of_last_bank, len(generator.last_bank.classes)
-    size, seed = trainer.config.batch_size, trainer.config.seed
+    size, seed, world = trainer.config.batch_size, trainer.config.seed, trainer.world
+    synchronise(generator, world.sum_ if world.size > 1 else None)
     generator.train()
     count = 0
     for i in range(batches):
-        z_NZ = rng.normal((size, generator.dim_z), seed, "standing latents", i).to(trainer.world.device)
-        y_N = rng.integers(size, classes, seed, "standing labels", i).to(trainer.world.device) + first
-        chunks = (share.chunk(trainer.micro_batches) for share in (z_NZ, y_N))
+        z_NZ = world.share(rng.normal((size, generator.dim_z), seed, "standing latents", i))
+        y_N = world.share(rng.integers(size, classes, seed, "standing labels", i)) + first
+        chunks = (share.unflatten(0, (-1, trainer.micro_batches)).unbind(1) for share in (z_NZ, y_N))
         for z, y in zip(*chunks, strict=True):
             count += 1
             for site in bank.site_statistics():
                 site.momentum = 1 / count
-            with trainer.world.autocast():
+            with world.autocast():
                 generator(z, y)

@@ -1,0 +1,1 @@
+"""How the processes of a run train one network together, one file a strategy."""
