@@ -9,11 +9,12 @@ import json
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cgt.data.remote import RefusedError, is_url, read_small
+from cgt.data.tar import BLOCK
 from cgt.errors import UserError
 from cgt.files import FolderKind
 from cgt.models.naming import distinct, repeated
@@ -21,6 +22,10 @@ from cgt.models.naming import distinct, repeated
 FILE = "manifest.json"
 KIND = FolderKind("a shard folder", (FILE,), ("[0-9]*.tar", "report.json"))
 VERSION = 1
+MAX_SIZE = 2**13
+"""Pixels: Pillow takes much larger pictures for an attack, and does not decode them."""
+_SMALLEST_SAMPLE = 4 * BLOCK
+"""Bytes: two headers and two contents."""
 REMEDY = "Build the shards again with `cgt shards build`, or restore the folder from a copy."
 
 
@@ -34,7 +39,7 @@ class Shard(BaseModel):
     bytes: int = Field(ge=1)
     """The size of the file."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    counts: dict[str, int]
+    counts: dict[str, Annotated[int, Field(ge=1)]]
     """Pictures per class, of the classes that this shard has any of."""
 
     @model_validator(mode="after")
@@ -44,6 +49,8 @@ class Shard(BaseModel):
             raise ValueError(
                 f"the counts of {self.file} add up to {counted}, not to its {self.samples} samples"
             )
+        if self.samples * _SMALLEST_SAMPLE > self.bytes:
+            raise ValueError(f"the {self.bytes} bytes of {self.file} are too few for {self.samples} samples")
         return self
 
 
@@ -56,7 +63,7 @@ class Manifest(BaseModel):
     version: Literal[1] = 1
     classes: tuple[str, ...]
     """Class names; the number in a `KEY.cls` is a position in this list."""
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=MAX_SIZE)
     """Height and width of every picture, pixels."""
     encoding: Literal["png", "jpg"]
     shards: tuple[Shard, ...] = Field(min_length=1)
@@ -211,7 +218,7 @@ def _parse(text: bytes, place: str) -> Manifest:
             where = ".".join(map(str, problem["loc"])) or "manifest"
             lines.append(f"  - {where}: {problem['msg'].removeprefix('Value error, ')}")
         raise UserError("\n".join([f"{place} is damaged:", *lines, REMEDY])) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{place} is damaged: it is not valid JSON ({error}). {REMEDY}") from None

@@ -45,7 +45,7 @@ def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterat
     numbers = {str(number).encode(): number for number in range(len(folder.manifest.classes))}
     keys = set()
     with _explained(folder, shard):
-        members = tar.members(stream)
+        members = tar.members(stream, shard.bytes)
         for name, content, offset in members:
             key, _, suffix = name.partition(".")
             if suffix not in other or not _KEY.fullmatch(key):

@@ -17,11 +17,15 @@ class TarError(ValueError):
     """What is read is no tar file, was cut short, or holds something else than plain files."""
 
 
-def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes, int]]:
+def members(stream: IO[bytes], limit: int) -> Iterator[tuple[str, bytes, int]]:
     """Name, content, and the offset of the header in the stream, of every member in order.
 
     Format: POSIX.1-1988 (ustar), of which GNU tar and pax are supersets; what these add (links, folders, long
     names) has no place in a shard.
+
+    Args:
+        stream: the tar file.
+        limit: its size, bytes, which no member's can exceed: what a header claims is not believed.
 
     Raises:
         TarError: see there.
@@ -30,6 +34,8 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes, int]]:
     header = stream.read(BLOCK)
     while header[:1] != b"\0":
         name, size = _described(header)
+        if size > limit:
+            raise TarError(f"the size of {name!r} is wrong, {size:,} bytes are more than the whole has")
         content = stream.read(size)
         padding = -size % BLOCK
         behind = stream.read(padding + BLOCK)

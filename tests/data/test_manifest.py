@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cgt.data.manifest import Manifest, open_shards
+from cgt.data.manifest import MAX_SIZE, Manifest, open_shards
 from cgt.errors import UserError
 from tests.data.miniatures import build_folder
 
@@ -47,7 +47,9 @@ def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
         open_shards(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "coco"}', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": "coco"}', "\x00", "[" * 200_000, '{"format":' * 200_000]
+)
 def test_file_that_is_no_manifest_is_refused(text: str, shards: Path) -> None:
     (shards / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"manifest\.json is (damaged|not the manifest)"):
@@ -69,8 +71,14 @@ def test_later_format_version_is_refused_with_the_remedy(shards: Path) -> None:
         (lambda m: m.update(shards=[]), "shards: "),
         (lambda m: m.pop("size"), "size: Field required"),
         (lambda m: m.update(size="8"), "size: Input should be a valid integer"),
+        (lambda m: m.update(size=MAX_SIZE + 1), "size: Input should be less than or equal to"),
         (lambda m: m.update(colour="blue"), "colour: Extra inputs"),
         (lambda m: m["shards"][0].update(samples=99), "add up to"),
+        (lambda m: m["shards"][0].update(samples=10**13, counts={"cat": 10**13}), "too few for"),
+        (
+            lambda m: m["shards"][0]["counts"].update(cat=-5),
+            r"shards\.0\.counts\.cat: .* greater than or equal to 1",
+        ),
         (lambda m: m["shards"][0].update(sha256="f00"), r"shards\.0\.sha256"),
         (lambda m: m["shards"][0].update(file="../../etc/passwd"), r"shards\.0\.file"),
         (lambda m: m["shards"][1].update(file=m["shards"][0]["file"]), "listed twice"),

@@ -22,7 +22,7 @@ def archive(files: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> bytes:
 
 def read(content: bytes) -> dict[str, bytes]:
     found = {}
-    for name, part, offset in members(io.BytesIO(content)):
+    for name, part, offset in members(io.BytesIO(content), len(content)):
         assert content[offset : offset + len(name)] == name.encode()
         found[name] = part
     return found
@@ -74,10 +74,18 @@ def test_what_is_no_plain_file_is_refused(kind: bytes) -> None:
         read(stream.getvalue())
 
 
-def test_size_below_zero_is_refused() -> None:
+@pytest.mark.parametrize("size", [b"-0000000001", b"77777777777"])
+def test_a_size_that_cannot_be_is_refused_before_it_is_read(size: bytes) -> None:
     header = bytearray(TWO[:BLOCK])
-    header[124:135] = b"-0000000001"
+    header[124:135] = size
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
+
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            assert size is not None
+            assert 0 <= size <= len(TWO)
+            return super().read(size)
+
     with pytest.raises(TarError, match="size"):
-        read(bytes(header) + TWO[BLOCK:])
+        list(members(Stream(bytes(header) + TWO[BLOCK:]), len(TWO)))
