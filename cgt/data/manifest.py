@@ -27,6 +27,8 @@ MAX_SIZE = 2**13
 _SMALLEST_SAMPLE = 4 * BLOCK
 """Bytes: two headers and two contents."""
 REMEDY = "Build the shards again with `cgt shards build`, or restore the folder from a copy."
+Build = dict[str, str | int | float | tuple[str, ...] | None]
+"""How shards were made: the source, its options and the version of cgt."""
 
 
 class Shard(BaseModel):
@@ -67,8 +69,7 @@ class Manifest(BaseModel):
     """Height and width of every picture, pixels."""
     encoding: Literal["png", "jpg"]
     shards: tuple[Shard, ...] = Field(min_length=1)
-    build: dict[str, str | int | float | tuple[str, ...] | None]
-    """How the shards were made: the source, its options and the version of cgt."""
+    build: Build
 
     @field_validator("classes")
     @classmethod

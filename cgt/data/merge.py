@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from cgt.data import encode, report
 from cgt.data.hashed import checked_samples
 from cgt.data.keys import Place, double_keys, key_digest
-from cgt.data.manifest import Manifest, ShardFolder, open_shards
+from cgt.data.manifest import Build, Manifest, ShardFolder, open_shards
 from cgt.data.partial import FinishedShard, PartialBuild, partial_build, refuse_output
 from cgt.data.repack import NoReport, fingerprint, relabelled
 from cgt.data.report import Found
@@ -23,8 +23,6 @@ from cgt.data.shard_writer import write_shards
 from cgt.data.sources import Picture
 from cgt.errors import UserError
 from cgt.files import explained, replacing_file
-
-Build = dict[str, str | int | float | tuple[str, ...] | None]
 
 
 def merge_shards(

@@ -13,7 +13,7 @@ import numpy as np
 from cgt.data import encode
 from cgt.data.hashed import checked_samples
 from cgt.data.keys import key_digest
-from cgt.data.manifest import Manifest, ShardFolder, open_shards
+from cgt.data.manifest import Build, Manifest, ShardFolder, open_shards
 from cgt.data.partial import partial_build, refuse_output
 from cgt.data.repack import NoReport, fingerprint, relabelled
 from cgt.data.room import ROOM, refuse_small_disk
@@ -35,7 +35,7 @@ class Side:
     out: Path
     classes: tuple[str, ...]
     pictures: int
-    build: dict[str, str | int | float | tuple[str, ...] | None]
+    build: Build
     takes: np.ndarray | None = None
     """Whether it has each picture of the input, in stored order, bool; None: all those of its classes."""
 
