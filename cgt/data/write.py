@@ -15,7 +15,7 @@ import PIL
 from cgt import __version__, rng
 from cgt.data import report, sources
 from cgt.data.encode import PARTS, Encoders, Load, Outcome, Part, Recipe, Sample
-from cgt.data.manifest import Manifest
+from cgt.data.manifest import Build, Manifest
 from cgt.data.partial import PartialBuild, partial_build, refuse_output
 from cgt.data.report import Report
 from cgt.data.room import ROOM, refuse_small_disk
@@ -101,7 +101,7 @@ class Plan:
     """In the order in which they are written."""
     load: Load
     recipe: Recipe
-    build: dict[str, str | int | float | tuple[str, ...] | None]
+    build: Build
     """What the manifest says of how the shards were made."""
     fingerprint: str
     remark: str | None
