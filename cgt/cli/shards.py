@@ -46,7 +46,9 @@ def build(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=4, help="Height and width, pixels. Default: 32, or 128 where pictures are larger."),
+        typer.Option(
+            min=4, max=8192, help="Height and width, pixels. Default: 32, or 128 where pictures are larger."
+        ),
     ] = None,
     seed: SEED = 0,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Size of a shard, MB.")] = 128,

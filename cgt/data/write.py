@@ -15,7 +15,7 @@ import PIL
 from cgt import __version__, rng
 from cgt.data import report, sources
 from cgt.data.encode import PARTS, Encoders, Load, Outcome, Part, Recipe, Sample
-from cgt.data.manifest import Build, Manifest
+from cgt.data.manifest import MAX_SIZE, Build, Manifest
 from cgt.data.partial import PartialBuild, partial_build, refuse_output
 from cgt.data.report import Report
 from cgt.data.room import ROOM, refuse_small_disk
@@ -69,6 +69,8 @@ class BuildOptions:
             raise UserError(f"there is no filter {self.filter!r}: choose one of {', '.join(FILTERS)}.")
         if self.part not in PARTS:
             raise UserError(f"there is no part {self.part!r}: choose one of {', '.join(PARTS)}.")
+        if self.size is not None and not 4 <= self.size <= MAX_SIZE:
+            raise UserError(f"pictures can't be {self.size} px wide: give a size from 4 to {MAX_SIZE}.")
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
             raise UserError(f"JPEG has no quality {self.jpeg_quality}: give a number from 1 to 100.")
         if self.holdout is not None and not 0 < self.holdout < 1:

@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from cgt.cli import main
+from cgt.data.manifest import MAX_SIZE
+from cgt.data.write import BuildOptions
+from cgt.errors import UserError
 from tests.data.miniatures import cifar100_archive, folder_input
 
 
@@ -75,6 +78,19 @@ def test_unreadable_pictures_and_duplicates_are_counted_in_one_line(
     (line,) = [line for line in said.splitlines() if "report.json" in line]
     assert "1 unreadable picture left out, 1 duplicate kept" in line
     assert run(capsys, "verify", tmp_path / "out")[0] == 0
+
+
+@pytest.mark.parametrize("size", [3, MAX_SIZE + 1, 66000])
+def test_sizes_that_no_shard_can_have_are_refused(
+    size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code, _, said = run(capsys, "build", "shapes", "-", out, "--size", size, "--jpeg-quality", 90)
+    assert code == 2
+    assert "'--size'" in said
+    assert str(4 if size < 4 else MAX_SIZE) in said
+    with pytest.raises(UserError, match=f"{size} px wide: give a size from 4 to {MAX_SIZE}"):
+        BuildOptions("shapes", size=size)
 
 
 def test_options_of_the_build_stand_in_the_manifest(
