@@ -90,7 +90,7 @@ class PartialBuild:
         lines = _complete_lines(folder / LOG)
         if lines[:1] == [plan]:
             self.finished = _intact(folder, lines[1:], checked)
-        kept = {entry.shard.file for entry in self.finished}
+        kept = {LOG, *(entry.shard.file for entry in self.finished)}
         for entry in folder.iterdir():
             if entry.name not in kept:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

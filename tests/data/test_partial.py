@@ -116,6 +116,18 @@ def test_an_input_of_a_merge_is_not_its_partial_build(tmp_path: Path) -> None:
     assert contents(one) == before
 
 
+def test_full_disk_at_the_start_loses_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    interrupt(tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(partial, "write_text", full)
+        with pytest.raises(RunError, match="Free some space"):
+            build_shapes(tmp_path / "out")
+    assert build_shapes(tmp_path / "out") > 0
+
+
 class TestEnd:
     @pytest.mark.parametrize("name", ["manifest.json", "report.json"])
     def test_full_disk_at_the_very_end_loses_no_shard(
