@@ -200,8 +200,9 @@ class World:
         """
         if self.size == 1:
             return None
-        store = torch.distributed.distributed_c10d._get_default_store()
-        return torch.distributed.PrefixStore(name, store.clone())
+        from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
+        return PrefixStore(name, _get_default_store().clone())  # type: ignore[attr-defined]
 
     @property
     def _half(self) -> torch.dtype | None:

@@ -13,10 +13,12 @@ import importlib.metadata
 import json
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from cgt.files import explained, write_json, write_text
 PACKAGES = ("cgt", "torch", "accelerate", "webdataset", "torchmetrics", "numpy", "Pillow")
 
 
+VISIBLE_AFTER = 60.0
+"""Seconds after which all machines see what one of them has written."""
 LOCK = ".lock"
 ENTRIES = {
     "config.yaml",
@@ -43,14 +47,17 @@ ENTRIES = {
 
 
 class RunFolder:
-    """One run on disk, held by this process alone. Made by `create` or `reopen`.
+    """One run on disk, held by this process alone. Made by `create` or `reopen`, or by `join` for the other
+    processes of a run, which write no records.
 
     Raises:
-        UserError: another process trains in it.
+        UserError: another run trains in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, hold: bool = True) -> None:
         self.path = path
+        if not hold:
+            return
         self._lock = (path / LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,6 +144,24 @@ class RunFolder:
             )
         return cls(path)
 
+    @classmethod
+    def join(cls, path: Path) -> "RunFolder":
+        """The folder that rank 0 holds, as another process of the run sees it.
+
+        Raises:
+            UserError: it does not see it.
+        """
+        # File systems over a network may say for a while that there is nothing.
+        deadline = time.monotonic() + VISIBLE_AFTER
+        while not (path / "config.yaml").is_file():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{path.absolute()} is not there on {socket.gethostname()}, though rank 0 has made it: "
+                    "name a place that all machines share with --run."
+                )
+            time.sleep(0.1)
+        return cls(path, hold=False)
+
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to metrics.jsonl."""
         with explained(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -171,6 +196,19 @@ def versions() -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": _commit(),
     }
+
+
+def options_of(config: Section) -> dict[str, str]:
+    """Every option of a config by its key, for comparing."""
+    return dict(_flat(yaml.safe_load(dump(config))))
+
+
+def _flat(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _flat(value, f"{key}.{name}" if key else name)
+    else:
+        yield key, str(values)
 
 
 def _commit() -> str | None:

@@ -14,7 +14,7 @@ from cgt.metrics.features.base import load_extractor
 from cgt.metrics.suite import Evaluator, lower_is_better
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cgt.progress import stderr_console
-from cgt.runs import RunFolder
+from cgt.runs import RunFolder, options_of, versions
 from cgt.training.loop import Evaluation, train
 from cgt.training.settings import RunConfig
 from cgt.transfer.base import Method, Source, Task
@@ -74,14 +74,16 @@ def execute(
     """
     provenance = {**(provenance or {}), "data": settings.data.shards, "data_sha256": pictures.digest}
     world = World(settings.precision)
-    if world.size > 1:
-        raise UserError(
-            f"started as one of {world.size} processes, but training runs in one: start the verb without a "
-            "launcher."
-        )
-    evaluation = _evaluation(settings, pictures, world)
-    begin = RunFolder.reopen if resume else RunFolder.create
-    folder = begin(run, settings, provenance)
+    options = {f"option {key}": value for key, value in options_of(settings).items()}
+    world.agree({**options, "choice of --resume": str(resume), **_code(), "data": pictures.digest})
+    with world.together():
+        evaluation = _evaluation(settings, pictures, world)
+    with world.together():
+        if world.is_main:
+            folder = (RunFolder.reopen if resume else RunFolder.create)(run, settings, provenance)
+    with world.together():
+        if not world.is_main:
+            folder = RunFolder.join(run)
     checkpoint = train(
         settings,
         method,
@@ -92,6 +94,8 @@ def execute(
         resume=resume,
         provenance=provenance,
     )
+    if not world.is_main:
+        return checkpoint
     console = stderr_console()
     best = run / "best"
     console.print(f"model: {(best if best.exists() else checkpoint) / 'model'}")
@@ -102,6 +106,14 @@ def execute(
     if method.task.source is not None and not method.keeps_old_classes:
         console.print("this method gives up the source's classes: the model makes the new ones only.")
     return checkpoint
+
+
+def _code() -> dict[str, str]:
+    """What of the code must be the same on all ranks."""
+    found = versions()
+    return {"commit": str(found["commit"])} | {
+        f"version of {name}": version for name, version in found["packages"].items()
+    }
 
 
 def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evaluation | None:
@@ -122,5 +134,15 @@ def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evalua
         )
     # Other latents than `cgt eval` draws: what a model is reported by did not choose it.
     seed = rng.key(settings.seed, "choice of the best")
-    measure = Evaluator(reference, extractor, config.metrics, config.images, seed, config.batch_size, classes)
+    measure = Evaluator(
+        reference,
+        extractor,
+        config.metrics,
+        config.images,
+        seed,
+        config.batch_size,
+        classes,
+        rank=world.rank,
+        world=world.size,
+    )
     return Evaluation(measure, config.best, lower)

@@ -5,21 +5,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cgt import rng
 from cgt.data import Pictures
 from cgt.distributed import World
-from cgt.errors import RunError, UserError
-from cgt.models.biggan import Generator
+from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError
+from cgt.models.biggan import Discriminator, Generator
 from cgt.models.folder import save_model
 from cgt.models.sampling import write_class_grid
 from cgt.progress import StepsProgress, steps_progress
 from cgt.runs import RunFolder
 from cgt.training.checkpoint import Checkpoints
+from cgt.training.preemption import Preemption
 from cgt.training.settings import RunConfig
 from cgt.training.step import Losses, train_step
 from cgt.training.trainer import Trainer, build_trainer, snapshot
+from cgt.training.watchdog import Watch
 from cgt.transfer.base import Method
 
 GRID_CLASSES = 20
@@ -75,65 +77,106 @@ def train(
         The last checkpoint's folder.
 
     Raises:
-        RunError: the run diverged, or the disk is full; names the last checkpoint.
+        RunError: the run diverged, the disk is full, or a rank is gone; names the last checkpoint.
+        PreemptedError: SIGTERM or SIGUSR1 asked for the machine, and a checkpoint is written.
+        SaidElsewhereError: on ranks that leave it to another to say what happened.
     """
     trainer = build_trainer(config, method, world)
-    checkpoints = Checkpoints(run.path, config.checkpoint)
+    checkpoints = Checkpoints(run.path, config.checkpoint, world)
     best, first = Best(), 0
     if resume:
         if state := checkpoints.load():
             trainer.load_state_dict(state)
             first, best = state["step"], Best(**state["best"])
-        run.forget_after(first)
+        if world.is_main:
+            run.forget_after(first)
+    aside = world.aside()
+    with (
+        _naming_last_checkpoint(checkpoints),
+        Watch(aside) as watch,
+        Preemption(aside) as preemption,
+        checkpoints,
+        _progress(config, first, world) as progress,
+    ):
+        milestones = _Milestones(trainer, run, checkpoints, evaluation, provenance, progress)
+        done = _steps(trainer, pictures, first, best, milestones, watch, preemption)
+    checkpoint = checkpoints.latest
+    assert checkpoint is not None
+    if done == config.steps:
+        return checkpoint
+    if world.is_main:
+        raise PreemptedError(f"asked to stop after step {done}: --resume goes on from {checkpoint}.")
+    raise SaidElsewhereError(0, PreemptedError.CODE)
+
+
+def _steps(
+    trainer: Trainer,
+    pictures: Pictures,
+    first: int,
+    best: Best,
+    milestones: "_Milestones",
+    watch: Watch,
+    preemption: Preemption,
+) -> int:
+    """Steps from `first` on, and what comes between them, to the end or until the machine is wanted; returns
+    the number of the last one.
+    """
+    config, world, run = trainer.config, trainer.world, milestones.run
     updates = config.optim.discriminator_steps
     batches = pictures.batches(
         config.batch_size, seed=config.seed, first=first * updates, rank=world.rank, world=world.size
     )
-    milestones = _Milestones(trainer, run, checkpoints, evaluation, provenance)
-    with steps_progress(config.steps, first, pictures_per_step=config.batch_size * updates) as progress:
-        for step in range(first, config.steps):
-            with _naming_last_checkpoint(checkpoints):
-                losses = train_step(trainer, batches, step)
-                done = step + 1
-                progress.advance(losses)
-                last = done == config.steps
-                if last or done % config.log_every == 0:
-                    images = done * config.batch_size * updates
-                    skipped = {"skipped": len(pictures.skipped)} if pictures.skipped else {}
-                    run.log({"step": done, "images": images, **losses, **_learning_rates(trainer), **skipped})
-                evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
-                if evaluate or save:
-                    best = milestones.reach(done, best, progress, evaluate=evaluate, save=save)
-    checkpoint = checkpoints.latest
-    assert checkpoint is not None
-    return checkpoint
+    for step in range(first, config.steps):
+        with watch.step(step):
+            losses = train_step(trainer, batches, step)
+        done = step + 1
+        last = done == config.steps
+        stop = preemption.asked() and not last
+        if milestones.progress is not None:
+            milestones.progress.advance(losses)
+        if world.is_main and (last or done % config.log_every == 0):
+            images = done * config.batch_size * updates
+            skipped = {"skipped": len(pictures.skipped)} if pictures.skipped else {}
+            run.log({"step": done, "images": images, **losses, **_learning_rates(trainer), **skipped})
+        evaluate, save = last or done % config.eval_every == 0, last or stop or done % config.save_every == 0
+        if evaluate or save:
+            best = milestones.reach(done, best, evaluate=evaluate, save=save)
+        if stop:
+            return done
+    return config.steps
 
 
 @dataclass(frozen=True)
 class _Milestones:
-    """What happens between steps: grids, measuring, saving."""
+    """What happens between steps: grids, measuring, saving. Rank 0 alone writes and decides."""
 
     trainer: Trainer
     run: RunFolder
     checkpoints: Checkpoints
     evaluation: Evaluation | None
     provenance: Mapping[str, Any]
+    progress: StepsProgress | None
+    """Rank 0's."""
 
-    def reach(self, done: int, best: Best, progress: StepsProgress, *, evaluate: bool, save: bool) -> Best:
+    def reach(self, done: int, best: Best, *, evaluate: bool, save: bool) -> Best:
         """Show, measure and save the generator after `done` steps, as asked; returns the best so far."""
+        world = self.trainer.world
         generator = snapshot(self.trainer)
         improved = False
-        if evaluate:
+        if evaluate and world.is_main:
             write_grid(self.run.path / "samples" / f"{done:08d}.png", generator, self.trainer.config.seed)
         if evaluate and self.evaluation is not None:
             try:
-                metrics = dict(self.evaluation.measure(generator))
+                metrics = world.gather(dict(self.evaluation.measure(generator)))[0]
             except (UserError, RunError):
-                # The steps up to here are not lost with a measurement that fails.
-                self._save(generator, done, best, improved=False)
+                # The steps up to here are not lost with a measurement that fails. Where one of several ranks
+                # fails, the others still wait for it to measure, and can't save.
+                if world.size == 1:
+                    self._save(generator, done, best, improved=False)
                 raise
-            self.run.log({"step": done, **metrics})
-            progress.report(done, metrics)
+            if self.progress is not None:
+                self.run.log({"step": done, **metrics})
+                self.progress.report(done, metrics)
             score = metrics[self.evaluation.best]
             improved = best.beaten_by(score, lower_is_better=self.evaluation.lower_is_better)
             best = Best(done, score) if improved else best
@@ -143,6 +186,8 @@ class _Milestones:
 
     def _save(self, generator: Generator, done: int, best: Best, *, improved: bool) -> None:
         trainer = self.trainer
+        with trainer.of_discriminator.whole():
+            discriminator = cast(Discriminator, trainer.of_discriminator.copy())
         state: dict[str, Any] = {"step": done, "best": vars(best), **trainer.state_dict()}
         for tensors in (generator.state_dict(), state["generator"], state["discriminator"]):
             for name, tensor in tensors.items():
@@ -151,12 +196,24 @@ class _Milestones:
                         f"after step {done} {name} is not finite, so no checkpoint was written: the run has "
                         "diverged; lower the learning rates."
                     )
+        # Written while training goes on: nothing of it may be what training changes.
+        generator, discriminator = generator.cpu(), discriminator.cpu()
 
         def write_model(folder: Path) -> None:
-            provenance = {**self.provenance, "step": done}
-            save_model(folder, generator, trainer.discriminator, provenance=provenance)
+            save_model(folder, generator, discriminator, provenance={**self.provenance, "step": done})
 
         self.checkpoints.save(done, state, write_model, best=improved)
+
+
+@contextlib.contextmanager
+def _progress(config: RunConfig, first: int, world: World) -> Iterator[StepsProgress | None]:
+    """What is shown, on rank 0."""
+    if not world.is_main:
+        yield None
+        return
+    pictures = config.batch_size * config.optim.discriminator_steps
+    with steps_progress(config.steps, first, pictures_per_step=pictures) as progress:
+        yield progress
 
 
 @contextlib.contextmanager
@@ -171,7 +228,8 @@ def _naming_last_checkpoint(checkpoints: Checkpoints) -> Iterator[None]:
             if good
             else "There is no checkpoint yet."
         )
-        raise type(error)(f"{error} {back}") from error
+        kind = UserError if isinstance(error, UserError) else RunError
+        raise kind(f"{error} {back}") from error
 
 
 def write_grid(path: Path, generator: Generator, seed: int) -> None:

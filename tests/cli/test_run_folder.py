@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from cgt.cli import main
 from cgt.models.folder import load_generator
 from cgt.runs import RunFolder
+from cgt.training.state_files import read_state
 from tests.tiny import SHORT_RUN, SMALL_NETWORKS
 
 Refusal = Callable[[int], str]
@@ -190,10 +191,10 @@ def test_a_full_disk_ends_the_run_with_a_message_and_the_earlier_checkpoint_stay
 
         save = checkpoint.Checkpoints.save
 
-        def save_then_fill(self: checkpoint.Checkpoints, *args: Any, **options: Any) -> Path:
-            saved = save(self, *args, **options)
+        def save_then_fill(self: checkpoint.Checkpoints, *args: Any, **options: Any) -> None:
+            save(self, *args, **options)
+            self.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-            return saved
 
         checkpoint.Checkpoints.save = save_then_fill  # type: ignore[method-assign]
         os._exit(main([*words, "--run", str(run)]))
@@ -204,6 +205,6 @@ def test_a_full_disk_ends_the_run_with_a_message_and_the_earlier_checkpoint_stay
     assert "the command again" in message
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["00000002"]
     load_generator(run / "latest" / "model")
-    assert torch.load(run / "latest" / "state.pt", weights_only=True)["step"] == 2
+    assert read_state(run / "latest" / "state")["step"] == 2
     assert main([*words, "--run", str(run), "--resume"]) == 0
     assert (run / "latest").resolve().name == "00000003"

@@ -88,10 +88,10 @@ def test_a_finished_run_reads_its_own_config_again(workspace: Path, tmp_path: Pa
 
 def test_resuming_a_finished_run_changes_nothing(workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "source", tmp_path / "run", symlinks=True)
-    before = (tmp_path / "run" / "latest" / "state.pt").read_bytes()
+    before = (tmp_path / "run" / "latest" / "hashes.json").read_bytes()
     words = ["pretrain", str(tmp_path / "run" / "config.yaml"), "--run", str(tmp_path / "run")]
     assert main([*words, "--resume"]) == 0
-    assert (tmp_path / "run" / "latest" / "state.pt").read_bytes() == before
+    assert (tmp_path / "run" / "latest" / "hashes.json").read_bytes() == before
 
 
 def test_new_classes_of_a_model_that_kept_none_are_all_of_its_classes(

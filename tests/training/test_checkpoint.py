@@ -1,11 +1,16 @@
 """Checkpoints on disk."""
 
+import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from cgt.distributed import World
 from cgt.errors import UserError
+from cgt.files import sha256, write_json
 from cgt.training.checkpoint import CheckpointConfig, Checkpoints
 
 
@@ -13,11 +18,23 @@ def write_model(folder: Path) -> None:
     folder.mkdir()
 
 
+def state(step: int) -> dict[str, Any]:
+    return {"step": step, "weight": torch.full((3,), float(step))}
+
+
 def saved(run: Path, steps: list[int], best: int, **options: int) -> Checkpoints:
-    checkpoints = Checkpoints(run, CheckpointConfig(**options))
-    for step in steps:
-        checkpoints.save(step, {"step": step}, write_model, best=step == best)
+    with Checkpoints(run, CheckpointConfig(**options), World(cpu=True)) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, state(step), write_model, best=step == best)
     return checkpoints
+
+
+def step_of(checkpoints: Checkpoints) -> int:
+    """The step of the state that is loaded."""
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert torch.equal(loaded["weight"], state(loaded["step"])["weight"])
+    return int(loaded["step"])
 
 
 def names(run: Path) -> list[str]:
@@ -34,8 +51,8 @@ def test_the_latest_the_best_and_every_kth_stay(tmp_path: Path) -> None:
 def test_the_run_folder_can_be_moved(tmp_path: Path) -> None:
     saved(tmp_path / "a", [10], best=10)
     (tmp_path / "a").rename(tmp_path / "b")
-    checkpoints = Checkpoints(tmp_path / "b", CheckpointConfig())
-    assert checkpoints.load() == {"step": 10}
+    checkpoints = Checkpoints(tmp_path / "b", CheckpointConfig(), World(cpu=True))
+    assert step_of(checkpoints) == 10
     assert (tmp_path / "b" / "best" / "model").is_dir()
 
 
@@ -46,10 +63,28 @@ def test_a_failing_write_leaves_the_earlier_checkpoint_and_the_pointers(tmp_path
         folder.mkdir()
         raise KeyError
 
+    # The error waits for the next checkpoint, as this one is written while training goes on.
+    checkpoints.save(20, state(20), fails, best=True)
     with pytest.raises(KeyError):
-        checkpoints.save(20, {"step": 20}, fails, best=True)
+        checkpoints.save(30, state(30), write_model, best=True)
     assert names(tmp_path) == ["00000010"]
-    assert checkpoints.load() == {"step": 10}
+    assert step_of(checkpoints) == 10
+
+
+def test_what_is_saved_is_the_state_when_save_was_called(tmp_path: Path) -> None:
+    slow = threading.Event()
+
+    def waits(folder: Path) -> None:
+        slow.wait(10)
+        folder.mkdir()
+
+    values = state(10)
+    with Checkpoints(tmp_path, CheckpointConfig(), World(cpu=True)) as checkpoints:
+        checkpoints.save(10, values, waits, best=True)
+        assert checkpoints.latest is None
+        values["weight"] += 1
+        slow.set()
+    assert step_of(checkpoints) == 10
 
 
 def test_what_a_kill_left_behind_is_cleared_on_resume(tmp_path: Path) -> None:
@@ -60,19 +95,37 @@ def test_what_a_kill_left_behind_is_cleared_on_resume(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_checkpoint_has_no_state(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path, CheckpointConfig()).load() is None
+    assert Checkpoints(tmp_path, CheckpointConfig(), World(cpu=True)).load() is None
 
 
-@pytest.mark.parametrize("damage", ["truncated", "pickle", "missing"])
-def test_a_damaged_checkpoint_is_named_and_never_executed(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("file", ["state.json", "shard-00001-model-00001-of-00001.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "other"])
+def test_a_damaged_checkpoint_is_named_and_never_executed(tmp_path: Path, file: str, damage: str) -> None:
     checkpoints = saved(tmp_path, [10, 20], best=10)
-    state = tmp_path / "checkpoints" / "00000020" / "state.pt"
+    damaged = tmp_path / "checkpoints" / "00000020" / "state" / file
+    content = damaged.read_bytes()
     if damage == "truncated":
-        state.write_bytes(state.read_bytes()[:200])
-    elif damage == "pickle":
-        torch.save({"step": Path}, state)
+        damaged.write_bytes(content[:-3])
+    elif damage == "changed":
+        damaged.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    elif damage == "other":
+        attack = tmp_path / "attack"
+        torch.save({"step": Touch(attack)}, damaged)
+        hashes = damaged.parents[1] / "hashes.json"
+        write_json(hashes, {**json.loads(hashes.read_text()), f"state/{file}": sha256(damaged)})
     else:
-        state.unlink()
+        damaged.unlink()
     with pytest.raises(UserError, match="00000020 can't be read") as error:
         checkpoints.load()
     assert "00000010" in str(error.value)
+    assert not (tmp_path / "attack").exists()
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)

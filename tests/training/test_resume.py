@@ -15,6 +15,7 @@ from cgt.models.biggan import Generator
 from cgt.runs import RunFolder
 from cgt.training import checkpoint, loop
 from cgt.training.loop import Evaluation, train
+from cgt.training.state_files import read_state
 from cgt.transfer.base import Method, MethodConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
@@ -60,11 +61,11 @@ def run(path: Path, kind: str, *, resume: bool) -> None:
 
 def results(path: Path) -> dict[str, Any]:
     """Everything that a run leaves: tensors of the last state, bytes of the models, every record."""
-    state = torch.load(path / "latest" / "state.pt", weights_only=True)
+    state = read_state(path / "latest" / "state")
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     models = {
         str(file.relative_to(path)): file.read_bytes()
-        for file in sorted((path / "checkpoints").rglob("*.safetensors"))
+        for file in sorted((path / "checkpoints").glob("*/model/*.safetensors"))
     }
     pointers = {name: str((path / name).readlink()) for name in ("latest", "best")}
     grids = {file.name: file.read_bytes() for file in (path / "samples").iterdir()}
@@ -108,8 +109,8 @@ KILLS = {
     "before the first step": die_in_call(loop, "train_step", 0),
     "in a step between checkpoints": die_in_call(loop, "train_step", 4),
     "after a step, before its log": die_in_call(loop, "train_step", 5, after=True),
-    "before the state is written": die_in_call(torch, "save", 1),
-    "between the state and the model": die_in_call(torch, "save", 1, after=True),
+    "before the state is written": die_in_call(checkpoint, "write_state", 1),
+    "between the state and the model": die_in_call(checkpoint, "write_state", 1, after=True),
     "while the model is written": die_in_call(loop, "save_model", 1, after=True),
     "between the checkpoint and its pointer": die_in_call(checkpoint.Checkpoints, "_point", 1),
     "between the two pointers": die_in_call(checkpoint.Checkpoints, "_point", 0, after=True),
@@ -178,6 +179,6 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
             "provenance": {},
         }
         train(config, method, tiny.MemoryPictures(tiny.OLD), folder, **options)
-        runs.append(torch.load(tmp_path / name / "latest" / "state.pt", weights_only=True)["generator"])
+        runs.append(read_state(tmp_path / name / "latest" / "state")["generator"])
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
