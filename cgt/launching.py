@@ -29,7 +29,7 @@ COMMAND: ContextVar[Sequence[str]] = ContextVar("COMMAND", default=())
 LAST_WORDS = "CGT_LAST_WORDS"
 """Set in processes that `spread` started: a file for what a process has to say at its end."""
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds for the other ranks to end by themselves when one has failed; then they are asked to end."""
 ENDING = 10.0
 """Seconds between being asked to end and being killed."""

@@ -69,7 +69,13 @@ def slurm(
     and goes on from there. Logs: slurm-JOB.out, and one for each rank in slurm/JOB.
     """
     from cgt.batch_scripts import Job, script, submit
+    from cgt.errors import UserError
 
+    if gpus_per_node and tasks_per_node and tasks_per_node > gpus_per_node:
+        raise UserError(
+            f"{tasks_per_node} processes on each node, and {gpus_per_node} GPUs: leave --tasks-per-node out, "
+            "or set --gpus-per-node=0 to run on the CPU."
+        )
     job = Job(
         options={
             "job-name": job_name,

@@ -201,6 +201,11 @@ def test_commands_that_are_not_for_many_machines_are_refused(words: list[str], s
         assert said in capsys.readouterr().err
 
 
+def test_more_processes_than_gpus_are_refused_before_the_job_waits_in_a_queue(capsys) -> None:
+    assert main(["launch", "slurm", "--gpus-per-node=2", "--tasks-per-node=4", "--", "eval", "model"]) == 2
+    assert "4 processes on each node, and 2 GPUs" in capsys.readouterr().err
+
+
 def test_without_slurm_one_is_told_so(monkeypatch, capsys, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["launch", "slurm", "--", "pretrain", "config"]) == 2
