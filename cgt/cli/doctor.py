@@ -18,6 +18,7 @@ EXTRAS = {
     "export": "ONNX files",
     "trackers": "TensorBoard and Weights & Biases logs",
     "digits": "the built-in digits",
+    "imagenet": "shards from ImageNet with the official devkit",
     "parquet": "shards from Parquet files and saved data sets",
     "jpeg": "JPEG shards read twice as fast",
     "s3": "shards on Amazon S3 and the like",

@@ -162,7 +162,7 @@ def test_the_devkit_takes_scipy_and_kaggles_lists_do_not(
     official, kaggle = official_input(tmp_path / "official"), kaggle_input(tmp_path / "kaggle")
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     for split in ("train", "val"):
-        with pytest.raises(UserError, match="pip install scipy"):
+        with pytest.raises(UserError, match=re.escape('pip install "cgt[imagenet]"')):
             read(official, split)
         assert read(kaggle, split).classes == NAMES
 

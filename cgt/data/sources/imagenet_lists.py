@@ -176,8 +176,8 @@ def _meta(file: _File) -> dict[int, tuple[str, str]]:
         from scipy.io import loadmat
     except ImportError as error:
         raise UserError(
-            f"{file.place} is read with SciPy: install it with `pip install scipy`, or put Kaggle's "
-            f"{SOLUTION} and {NAME_LISTS[0]} into the folder, which are read without."
+            f'{file.place} is read with SciPy: install it with `pip install "cgt[imagenet]"`, or put '
+            f"Kaggle's {SOLUTION} and {NAME_LISTS[0]} into the folder, which are read without."
         ) from error
     try:
         synsets: Any = loadmat(io.BytesIO(file.content), squeeze_me=True)["synsets"]
