@@ -15,7 +15,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from cgt.errors import RunError, SaidElsewhereError, UserError
+from cgt.errors import RunError, SaidElsewhereError, UserError, reworded
 
 T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -161,7 +161,7 @@ class World:
         if failure is None or failed[0] != self.rank:
             raise SaidElsewhereError(failed[0], codes[failed[0]])
         if isinstance(failure, UserError | RunError) and len(failed) < self.size:
-            raise type(failure)(f"rank {self.rank} of {self.size}: {failure}") from failure
+            raise reworded(failure, f"rank {self.rank} of {self.size}: {failure}") from failure
         raise failure
 
     def agree(self, facts: Mapping[str, str]) -> None:

@@ -28,3 +28,8 @@ class PreemptedError(Exception):
     """
 
     CODE = 75
+
+
+def reworded(error: UserError | RunError, text: str) -> UserError | RunError:
+    """An error of the same meaning that says `text`; subclasses may take more than a text to make."""
+    return (UserError if isinstance(error, UserError) else RunError)(text)

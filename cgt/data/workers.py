@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from cgt.errors import RunError, UserError
+from cgt.errors import RunError, UserError, reworded
 
 T = TypeVar("T")
 Parts = Callable[[int, int], Iterator[T]]
@@ -110,8 +110,7 @@ class _Dataset(IterableDataset[Any]):
         try:
             yield from self._parts(worker.id, worker.num_workers)
         except (UserError, RunError) as error:
-            kind = UserError if isinstance(error, UserError) else RunError
-            yield kind(str(error))  # the error itself may not be picklable
+            yield reworded(error, str(error))  # the error itself may not be picklable
 
 
 def _as_it_is(item: Any) -> Any:

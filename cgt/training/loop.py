@@ -10,7 +10,7 @@ from typing import Any, cast
 from cgt import rng
 from cgt.data import Pictures
 from cgt.distributed import World
-from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError
+from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError, reworded
 from cgt.models.biggan import Discriminator, Generator
 from cgt.models.folder import save_model
 from cgt.models.sampling import write_class_grid
@@ -228,8 +228,7 @@ def _naming_last_checkpoint(checkpoints: Checkpoints) -> Iterator[None]:
             if good
             else "There is no checkpoint yet."
         )
-        kind = UserError if isinstance(error, UserError) else RunError
-        raise kind(f"{error} {back}") from error
+        raise reworded(error, f"{error} {back}") from error
 
 
 def write_grid(path: Path, generator: Generator, seed: int) -> None:

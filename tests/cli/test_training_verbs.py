@@ -167,4 +167,5 @@ def test_pictures_that_can_not_be_read_are_skipped_and_told_where_asked(
     assert "is no picture" in message
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert records[-1].get("skipped", records[-2].get("skipped")) == 1
-    assert transfer(workspace, tmp_path / "other", *words[:-1]) == 2
+    assert transfer(workspace, tmp_path / "other", *words[:-1], "data.workers=0") == 2
+    assert "000000.tar is damaged" in capsys.readouterr().err.replace("\n", "")
