@@ -54,7 +54,7 @@ class Zero(Trainable):
                 "zero_force_ds_cpu_optimizer": False,
                 "zero_optimization": {
                     "stage": stage,
-                    "overlap_comm": stage == 2 and self.world.device.type == "cuda",
+                    "overlap_comm": False,
                     "stage3_param_persistence_threshold": PERSISTENT,
                 },
             },

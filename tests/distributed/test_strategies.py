@@ -1,0 +1,283 @@
+"""Training by several processes: what one process with the same global batch does."""
+
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cgt.config import load
+from cgt.distributed import World
+from cgt.errors import RunError, UserError
+from cgt.training.optim import OptimConfig, ParameterGroup
+from cgt.training.settings import PretrainConfig
+from cgt.training.step import generator_step, train_step
+from cgt.training.strategies import replicated, zero
+from cgt.training.strategies.choice import check
+from cgt.training.trainer import Trainer, build_trainer, snapshot
+from cgt.transfer.base import Method, MethodConfig
+from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
+from tests import tiny
+from tests.distributed.ranks import run_ranks
+
+os.environ["DS_ACCELERATOR"] = "cpu"
+STEPS = 6
+HALF = 3
+OPTIM = {"discriminator_steps": 2, "generator_lr": 1e-3, "discriminator_lr": 1e-3, "eps": 1e-3}
+CLIPPED = {**OPTIM, "max_grad_norm": 0.05, "class_lr_scale": 3.0}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("pretraining", {}),
+    "frozen generator": ("cgantransfer", {}),
+    "accumulation": ("pretraining", {"micro_batch": 2, "generator": tiny.HIERARCHICAL}),
+    "clipped": ("pretraining", {"optim": CLIPPED}),
+    "bf16": ("pretraining", {"precision": "bf16"}),
+}
+STRATEGIES = ["ddp", "zero1", "zero2", "zero3"]
+
+
+def trainer(kind: str, **changes: Any) -> Trainer:
+    changes = {"optim": OPTIM, "steps": STEPS, **changes}
+    if kind == "pretraining":
+        config: Any = tiny.pretrain_config(**changes)
+        task = tiny.task(config.generator, tiny.OLD, transfer=False)
+        method: Method[Any] = Method(MethodConfig(name=kind), task)
+    else:
+        options = CGANTransferConfig(name=kind, lambda_s=1.0, lambda_r=1.0)
+        config = tiny.transfer_config(options, **changes)
+        method = CGANTransfer(options, tiny.task(tiny.HIERARCHICAL))
+    return build_trainer(config, method, World(config.precision, cpu=True))
+
+
+def batches(t: Trainer, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    pictures = tiny.MemoryPictures(t.method.task.classes)
+    for x, y in pictures.batches(t.config.batch_size, seed=0, first=first):
+        yield t.world.share(x), t.world.share(y)
+
+
+def steps(t: Trainer, first: int, last: int) -> dict[str, Any]:
+    """Train, and look at everything; values that may be pickled."""
+    feed = batches(t, first * t.config.optim.discriminator_steps)
+    losses = [train_step(t, feed, step) for step in range(first, last)]
+    state = t.state_dict()
+    del state["ema"]
+    return {"losses": losses, "state": state, "model": snapshot(t).state_dict()}
+
+
+def chosen(strategy: str) -> dict[str, str]:
+    """Of "zero3+ddp", the generator's and the discriminator's."""
+    names = strategy.split("+")
+    return {"generator": names[0], "discriminator": names[-1]}
+
+
+def all_cases(strategy: str, half: dict[str, Any]) -> dict[str, Any]:
+    """Every case from its beginning, and "clipped", which has two groups of parameters, from half-way too."""
+    found = {}
+    for case, (kind, changes) in CASES.items():
+        if "+" in strategy and case != "frozen generator":
+            continue
+        found[case] = steps(trainer(kind, strategy=chosen(strategy), **changes), 0, STEPS)
+    if "+" in strategy:
+        return found
+    kind, changes = CASES["clipped"]
+    t = trainer(kind, strategy=chosen(strategy), **changes)
+    t.load_state_dict({**half["state"], "ema": t.ema.state_dict()})
+    return {**found, "resumed": steps(t, HALF, STEPS)}
+
+
+def in_one_process(cases: list[str], last: int) -> dict[str, Any]:
+    found = {}
+    for case in cases:
+        kind, changes = CASES[case]
+        micro_batch = changes.get("micro_batch")
+        changes = {**changes, "micro_batch": micro_batch and 2 * micro_batch}
+        found[case] = steps(trainer(kind, **changes), 0, last)
+    return found
+
+
+def require(strategy: str) -> None:
+    """Skip what lacks its packages; DeepSpeed is imported here once, and not by each rank."""
+    if strategy != "ddp":
+        pytest.importorskip("deepspeed")
+        pytest.importorskip("transformers")
+
+
+@functools.cache
+def expected() -> dict[str, Any]:
+    return in_one_process(list(CASES), STEPS)
+
+
+@functools.cache
+def found(strategy: str) -> list[dict[str, Any]]:
+    """By rank."""
+    require(strategy)
+    half = in_one_process(["clipped"], HALF)["clipped"]
+    return run_ranks(all_cases, 2, strategy, half, seconds=120)
+
+
+@pytest.fixture(autouse=True)
+def _weights_of_any_size_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero, "PERSISTENT", 0)
+
+
+def assert_close(a: Any, b: Any, tolerance: float, place: str = "") -> None:
+    """Equal keys and plain values, and numbers that are as near as `tolerance`."""
+    if isinstance(b, dict):
+        assert a.keys() == b.keys(), place
+        for key in b:
+            assert_close(a[key], b[key], tolerance, f"{place}/{key}")
+    elif isinstance(b, list | tuple):
+        assert len(a) == len(b), place
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_close(x, y, tolerance, f"{place}/{index}")
+    elif isinstance(b, Tensor | float):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda text: f"{place}: {text}")
+    else:
+        assert a == b, place
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "bf16"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_train_as_one_does(strategy: str, case: str) -> None:
+    for of_rank in found(strategy):
+        assert_close(of_rank[case], expected()[case], 1e-5)
+
+
+def test_strategies_may_differ_between_the_networks() -> None:
+    for of_rank in found("zero3+ddp"):
+        assert_close(of_rank["frozen generator"], expected()["frozen generator"], 1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bf16_stays_near(strategy: str) -> None:
+    """Batches of other sizes are rounded otherwise."""
+    weights = [of["bf16"]["state"]["generator"] for of in (*found(strategy), expected())]
+    assert_close(weights[0], weights[1], 0.0)
+    assert_close(weights[0], weights[2], 0.02)
+    float32 = expected()["plain"]["state"]["generator"]
+    assert any(not torch.equal(weights[0][name], float32[name]) for name in float32)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_go_on_from_what_one_saved(strategy: str) -> None:
+    for of_rank in found(strategy):
+        assert_close(of_rank["resumed"]["losses"], expected()["clipped"]["losses"][HALF:], 1e-5)
+        assert_close(of_rank["resumed"]["state"], expected()["clipped"]["state"], 1e-5)
+
+
+def overflowing(strategy: str) -> tuple[Any, Any, list[float], bool]:
+    """Losses that are scaled as under fp16: what comes out, and an update whose gradient overflows."""
+    World.scaler = lambda _: torch.amp.GradScaler("cpu", init_scale=1024.0)  # type: ignore[method-assign]
+    t = trainer("pretraining", strategy=chosen(strategy), optim={**OPTIM, "max_grad_norm": 0.05})
+    results = steps(t, 0, 2)
+    scales = [t.of_discriminator.scaler.get_scale()]
+    with t.of_discriminator.whole():
+        before = t.of_discriminator.copy().state_dict()
+    x_N3RR = torch.full((2, 3, 8, 8), 1e38 if t.world.rank == 1 else 1.0)
+    t.of_discriminator.backward(t.of_discriminator(x_N3RR, torch.zeros(2, dtype=torch.int64)).sum())
+    t.of_discriminator.update()
+    scales.append(t.of_discriminator.scaler.get_scale())
+    with t.of_discriminator.whole():
+        after = t.of_discriminator.copy().state_dict()
+    unchanged = all(torch.equal(after[name], before[name]) for name in after if not name.endswith(".u"))
+    return results["losses"], results["state"]["generator"], scales, unchanged
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+def test_scaled_losses_change_nothing_and_an_overflow_on_one_rank_is_skipped_by_all(strategy: str) -> None:
+    require(strategy)
+    reference = steps(trainer("pretraining", optim={**OPTIM, "max_grad_norm": 0.05}), 0, 2)
+    for losses, weights, scales, unchanged in run_ranks(overflowing, 2, strategy):
+        assert_close(losses, reference["losses"], 1e-5)
+        assert_close(weights, reference["state"]["generator"], 1e-5)
+        assert scales == [1024.0, 512.0]
+        assert unchanged
+
+
+def diverging() -> str:
+    t = trainer("pretraining")
+    if t.world.rank == 1:
+        with torch.no_grad():
+            t.discriminator.linear.bias.fill_(float("nan"))
+    before = t.discriminator.linear.weight.clone()
+    try:
+        train_step(t, batches(t), 0)
+    except RunError as error:
+        return f"{error} {torch.equal(before, t.discriminator.linear.weight)}"
+    return "went on"
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all() -> None:
+    message = "the discriminator loss became nan in step 0; the update was not made. True"
+    assert run_ranks(diverging, 2) == [message] * 2
+
+
+def sent() -> tuple[int, int]:
+    """Numbers that a transfer's G sends in one update, and those that it trains."""
+    t = trainer("cgantransfer")
+    numbers = []
+    start_sum_ = t.world.start_sum_
+    t.world.start_sum_ = lambda flat: (numbers.append(flat.numel()), start_sum_(flat))[1]  # type: ignore
+    generator_step(t, 0)
+    return sum(numbers), sum(parameter.numel() for parameter in t.of_generator.parameters)
+
+
+def test_a_transfer_communicates_what_it_trains() -> None:
+    for communicated, trained in run_ranks(sent, 2):
+        assert communicated == trained
+
+
+def partly_used() -> list[Tensor | None]:
+    """Gradients that arrive in an order of their own, two micro-batches, and a parameter without any."""
+    world = World(cpu=True)
+    network = nn.ParameterList(torch.ones(2) for _ in range(4))
+    replicated.BUCKET_BYTES = 8
+    t = replicated.Replicated(network, [ParameterGroup(list(network))], 1e-3, OptimConfig(), world)
+    means = []
+    t.optimiser.register_step_pre_hook(lambda *_: means.extend(p.grad for p in network))
+    for number in (1.0, 2.0):
+        loss = (network[3] * 2 + network[0]).sum() * network[1][0] * number * (world.rank + 1)
+        t.backward(loss, last=number == 2.0)
+    t.update()
+    return means
+
+
+def test_gradients_are_means_over_processes_whatever_their_order() -> None:
+    for gradients in run_ranks(partly_used, 2):
+        assert gradients[2] is None
+        assert [g.tolist() for g in gradients if g is not None] == [[4.5, 4.5], [27.0, 0.0], [9.0, 9.0]]
+
+
+def test_zero_is_refused_where_it_can_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(PretrainConfig, "shapes/pretrain", ["data=anything", "strategy=zero3"]).strategy
+    assert config.of_discriminator == "zero3"
+    two: Any = SimpleNamespace(size=2)
+    with pytest.raises(UserError, match=r"strategy.generator=zero3 and strategy.discriminator=zero3: .*one"):
+        check(config, World(cpu=True), compiled=False)
+    with pytest.raises(UserError, match="compile=false"):
+        check(config, two, compiled=True)
+    for missing in ("deepspeed", "transformers"):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, missing=missing: name != missing)
+        with pytest.raises(UserError, match=rf'needs {missing}, which .* pip install "cgt\[deepspeed\]"'):
+            check(config, two, compiled=False)
+
+
+@pytest.mark.parametrize(
+    ("processes", "overrides", "message"),
+    [
+        (3, [], "3 processes can't share batch_size 32 evenly: make it a multiple of 3"),
+        (2, ["micro_batch=32"], "in micro-batches of 32: make it a multiple of 64"),
+        (2, ["batch_size=6", "optim.mode_seeking=1"], "make batch_size a multiple of 4"),
+    ],
+)
+def test_a_batch_that_can_not_be_shared_is_refused(
+    processes: int, overrides: list[str], message: str
+) -> None:
+    config = load(PretrainConfig, "shapes/pretrain", ["data=anything", "batch_size=32", *overrides])
+    config.check_share(1)
+    with pytest.raises(UserError, match=message):
+        config.check_share(processes)
