@@ -11,7 +11,7 @@ import pytest
 
 from cgt.data import sources
 from cgt.data.sources import Source
-from cgt.data.sources.imagenet_lists import LARGEST_DEVKIT
+from cgt.data.sources.imagenet_lists import LARGEST_DEVKIT, class_names
 from cgt.data.write import BuildOptions, build_shards
 from cgt.errors import UserError
 from tests.data.miniature_imagenet import (
@@ -177,6 +177,28 @@ def test_names_do_not_depend_on_which_classes_are_there(tmp_path: Path) -> None:
     files = {path: content for path, content in train_files().items() if path.startswith("n02012849")}
     put(tmp_path, files, "train")
     assert read(put(tmp_path, {"LOC_synset_mapping.txt": synset_mapping()})).classes == ("crane-n02012849",)
+
+
+class TestAllOfWordNet:
+    WORDS = synset_mapping({"n00001740": "entity", "n15000000": "Tench", **CLASSES}, "\t")
+
+    @pytest.mark.parametrize("split", ["train", "val"])
+    @pytest.mark.parametrize("write", [official_input, kaggle_input])
+    def test_what_are_no_classes_do_not_change_names(self, write, split: str, tmp_path: Path) -> None:
+        root = put(write(tmp_path), {"words.txt": self.WORDS})
+        (root / "LOC_synset_mapping.txt").unlink(missing_ok=True)
+        assert read(root, split).classes == NAMES
+
+    def test_without_a_list_of_the_classes_all_do(self, tmp_path: Path) -> None:
+        root = put(put(tmp_path, train_files(), "train"), {"words.txt": self.WORDS})
+        assert read(root).classes == ("tench-n01440764", *NAMES[1:])
+
+    def test_others_than_the_classes_have_names_of_their_own(self, tmp_path: Path) -> None:
+        root = put(official_input(tmp_path), {"words.txt": self.WORDS})
+        names = class_names([root])
+        assert names is not None
+        assert names.names["n15000000"] == "Tench-n15000000"
+        assert len({name.casefold() for name in names.names.values()}) == len(names.names)
 
 
 def test_wnids_choose_classes(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from cgt.errors import UserError
 from cgt.models.naming import distinct
 
 WNID = re.compile("n[0-9]{8}")
-NAME_LISTS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
+WORDNET = "words.txt"
+"""Has the 82,000 nouns of WordNet; the other lists have the 1000 classes."""
+NAME_LISTS = ("LOC_synset_mapping.txt", "synset_words.txt", WORDNET)
 SOLUTION = "LOC_val_solution.csv"
 DEVKIT = "ILSVRC2012_devkit_t12"
 LARGEST_DEVKIT = 2**26
@@ -73,7 +75,11 @@ def class_names(folders: Sequence[Path]) -> Names | None:
 
     A class has its list's first word for it ("tench, Tinca tinca": `tench`). Of words that several classes of
     the list share, whatever the case (there are two cranes), each has its wnid behind: `crane-n02012849`.
-    Names so depend on nothing but the list, and are the same for every split and every choice of classes.
+    Names so depend on nothing but the lists, and are the same for every split and every choice of classes.
+
+    Of WordNet's list, what Kaggle's list of labels or the devkit knows as classes is only held against each
+    other. Without these it is held against all nouns: the folders that are there may be some classes only,
+    and other ones in each split.
 
     Raises:
         UserError: a line is malformed, stands twice, or has a name that won't do; or SciPy is needed and
@@ -81,7 +87,12 @@ def class_names(folders: Sequence[Path]) -> Names | None:
     """
     for name in NAME_LISTS:
         if (file := _found(folders, name)) is not None:
-            return Names(file.place, _distinct(_first_words(file)))
+            words = _first_words(file)
+            names = _distinct(words)
+            if name == WORDNET:
+                classes = _classes(folders)
+                names |= _distinct({wnid: word for wnid, word in words.items() if wnid in classes})
+            return Names(file.place, names)
     if (meta := _devkit_file(folders, META)) is not None:
         return Names(meta.place, _distinct(dict(_meta(meta).values())))
     return None
@@ -110,6 +121,15 @@ def validation_labels(folders: Sequence[Path], names: Names | None) -> Labels:
         for label in labels.values():
             names.check(label.wnid, f"{place}, line {label.line}")
     return Labels(place, labels)
+
+
+def _classes(folders: Sequence[Path]) -> set[str]:
+    """The wnids of all classes, as far as a list tells them that is there for the labels."""
+    if (solution := _found(folders, SOLUTION)) is not None:
+        return {label.wnid for label in _solved(solution).values()}
+    if (meta := _devkit_file(folders, META)) is not None:
+        return {wnid for wnid, _ in _meta(meta).values()}
+    return set()
 
 
 def _first_words(file: _File) -> dict[str, str]:
