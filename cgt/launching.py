@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 from cgt.errors import SaidElsewhereError, UserError
 from cgt.launch_files import Plan, plan_of
@@ -67,6 +68,8 @@ def spread(processes: int | None, launch: str | None) -> list[str]:
         os.environ |= plan.environment
         if plan.world > 1:
             raise SystemExit(_run(COMMAND.get(), plan))
+    if LAST_WORDS in os.environ:
+        sys.excepthook = _say_traceback
     strategy = plan.strategy or _strategy_of_accelerate()
     find_place()
     return [f"strategy={strategy}"] if strategy else []
@@ -156,6 +159,11 @@ def say(text: str) -> None:
     line.highlight_regex("^error:", "bold red")
     # As it stands: its brackets are not markup, its lines are not wrapped.
     Console(stderr=True).print(line, soft_wrap=True)
+
+
+def _say_traceback(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    """What becomes of a defect: the ranks have it in common, too."""
+    say("".join(traceback.format_exception(error)).rstrip())
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -86,6 +87,19 @@ def test_when_a_rank_fails_the_others_are_ended_even_if_they_ignore_it(run) -> N
 def test_what_all_ranks_say_is_said_once(run, capfd) -> None:
     assert run(f'echo "error: no such file" >${launching.LAST_WORDS}; exit 2') == 2
     assert capfd.readouterr().err.split("\n") == ["error: no such file", "", ""]
+
+
+def test_a_defect_is_said_to_the_process_that_says_it_once(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    monkeypatch.setenv(launching.LAST_WORDS, str(tmp_path / "said"))
+    spread(2, None)
+    try:
+        raise KeyError("gone")
+    except KeyError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    said = (tmp_path / "said").read_text()
+    assert said.startswith("Traceback")
+    assert said.endswith("KeyError: 'gone'")
 
 
 def test_a_rank_that_is_killed_is_named(run, capfd) -> None:
