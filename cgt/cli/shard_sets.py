@@ -32,6 +32,8 @@ def merge(
     with work_progress("pictures", "merging") as progress:
         manifest = merge_shards(folders, out, overwrite=overwrite, progress=progress.reach)
     typer.echo(summary(out, manifest))
+    if tasks := manifest.build.get("task"):
+        typer.echo(f"{out} has the tasks {tasks} of a build: the pictures of others are missing.", err=True)
 
 
 def split(

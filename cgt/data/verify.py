@@ -52,7 +52,7 @@ def problems(
     if folder.local:
         listed = {shard.file for shard in shards}
         stray = sorted(path.name for path in Path(folder.location).glob("*.tar") if path.name not in listed)
-        found += [f"{name} is not in the manifest" for name in stray]
+        found += [f"{name} is not in the manifest: move it elsewhere" for name in stray]
     return found
 
 

@@ -151,6 +151,16 @@ def test_inspect_writes_a_sheet_and_json(tmp_path: Path, capsys: pytest.CaptureF
     assert (code, json.loads(text)) == (0, written)
 
 
+def test_merge_tells_of_tasks_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2, 3):
+        words = ("build", "shapes", "-", tmp_path / str(number), "--per-class", 2, "--task", f"{number}/3")
+        assert run(capsys, *words)[0] == 0
+    code, _, said = run(capsys, "merge", tmp_path / "two", tmp_path / "1", tmp_path / "3")
+    assert (code, "has the tasks 1/3+3/3 of a build: the pictures of others are missing" in said) == (0, True)
+    _, _, said = run(capsys, "merge", tmp_path / "all", *(tmp_path / str(number) for number in (1, 2, 3)))
+    assert "missing" not in said
+
+
 def test_merge_and_split_say_what_they_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = [tmp_path / "part-1", tmp_path / "part-2"]
     for number, part in enumerate(parts, 1):

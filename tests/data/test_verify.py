@@ -49,7 +49,7 @@ def test_sound_folder_has_no_problems(shards: Path) -> None:
 
 def test_missing_and_stray_shards(shards: Path) -> None:
     (shards / "000000.tar").rename(shards / "000099.tar")
-    assert found(shards) == ["000000.tar is missing", "000099.tar is not in the manifest"]
+    assert found(shards) == ["000000.tar is missing", "000099.tar is not in the manifest: move it elsewhere"]
 
 
 def test_flipped_bit(shards: Path) -> None:
