@@ -152,6 +152,16 @@ def test_strategies_may_differ_between_the_networks() -> None:
         assert_close(of_rank["frozen generator"], expected()["frozen generator"], 1e-5)
 
 
+def on_twelve(micro_batch: int) -> dict[str, Any]:
+    return steps(trainer("pretraining", batch_size=12, micro_batch=micro_batch), 0, 3)
+
+
+def test_three_processes_train_as_one_does() -> None:
+    reference = on_twelve(6)
+    for of_rank in run_ranks(on_twelve, 3, 2):
+        assert_close(of_rank, reference, 1e-5)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_bf16_stays_near(strategy: str) -> None:
     """Batches of other sizes are rounded otherwise."""
