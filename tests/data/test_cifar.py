@@ -120,3 +120,12 @@ def test_labels_that_do_not_fit_are_refused(labels: list[object], tmp_path: Path
     archive = write_archive(tmp_path / "a.tar.gz", "cifar-100-python", pickled)
     with pytest.raises(UserError, match="train in .* is not a file of the official"):
         sources.read("cifar100", str(archive))
+
+
+def test_an_archive_with_headers_without_end_is_told(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 512
+    path = tmp_path / "cifar-10-python.tar"
+    path.write_bytes((info.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 3000)
+    with pytest.raises(UserError, match="can't be read as an archive"):
+        sources.read("cifar10", str(path))

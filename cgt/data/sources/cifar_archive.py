@@ -111,7 +111,9 @@ def _contents(path: Path, layout: Layout, files: list[str]) -> dict[str, bytes]:
     """
     try:
         found = dict(_of_folder(path, layout, files) if path.is_dir() else _of_archive(path, files))
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # tarfile raises whatever a damaged header leads it to
         raise UserError(f"{path} can't be read as an archive ({error}): fetch it again.") from error
     missing = [file for file in files if file not in found]
     if missing:
