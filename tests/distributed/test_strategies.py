@@ -75,18 +75,16 @@ def chosen(strategy: str) -> dict[str, str]:
 
 
 def all_cases(strategy: str, half: dict[str, Any]) -> dict[str, Any]:
-    """Every case from its beginning, and "clipped", which has two groups of parameters, from half-way too."""
+    """Every case from its beginning, but "clipped", which has two groups of parameters, from half-way."""
     found = {}
     for case, (kind, changes) in CASES.items():
         if "+" in strategy and case != "frozen generator":
             continue
-        found[case] = steps(trainer(kind, strategy=chosen(strategy), **changes), 0, STEPS)
-    if "+" in strategy:
-        return found
-    kind, changes = CASES["clipped"]
-    t = trainer(kind, strategy=chosen(strategy), **changes)
-    t.load_state_dict({**half["state"], "ema": t.ema.state_dict()})
-    return {**found, "resumed": steps(t, HALF, STEPS)}
+        t = trainer(kind, strategy=chosen(strategy), **changes)
+        if case == "clipped":
+            t.load_state_dict({**half["state"], "ema": t.ema.state_dict()})
+        found[case] = steps(t, HALF if case == "clipped" else 0, STEPS)
+    return found
 
 
 def in_one_process(cases: list[str], last: int) -> dict[str, Any]:
@@ -140,7 +138,7 @@ def assert_close(a: Any, b: Any, tolerance: float, place: str = "") -> None:
         assert a == b, place
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "bf16"])
+@pytest.mark.parametrize("case", ["plain", "frozen generator", "accumulation"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_train_as_one_does(strategy: str, case: str) -> None:
     for of_rank in found(strategy):
@@ -175,8 +173,8 @@ def test_bf16_stays_near(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_go_on_from_what_one_saved(strategy: str) -> None:
     for of_rank in found(strategy):
-        assert_close(of_rank["resumed"]["losses"], expected()["clipped"]["losses"][HALF:], 1e-5)
-        assert_close(of_rank["resumed"]["state"], expected()["clipped"]["state"], 1e-5)
+        assert_close(of_rank["clipped"]["losses"], expected()["clipped"]["losses"][HALF:], 1e-5)
+        assert_close(of_rank["clipped"]["state"], expected()["clipped"]["state"], 1e-5)
 
 
 def overflowing(strategy: str) -> tuple[Any, Any, list[float], bool]:
