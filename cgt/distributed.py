@@ -7,7 +7,7 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -194,7 +194,7 @@ class World:
             other.group = torch.distributed.new_group(backend="gloo", timeout=limit)
         return other
 
-    def board(self, name: str) -> "torch.distributed.Store | None":
+    def board(self, name: str) -> Any:
         """Where ranks leave short notes for each other: a connection of its own to the store in which they
         met, with keys of its own; None for a rank alone.
         """

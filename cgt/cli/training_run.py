@@ -73,7 +73,7 @@ def execute(
         The last checkpoint's folder.
     """
     provenance = {**(provenance or {}), "data": settings.data.shards, "data_sha256": pictures.digest}
-    world = World(settings.precision)
+    world = World(settings.precision, timeout=settings.timeout)
     options = {f"option {key}": value for key, value in options_of(settings).items()}
     world.agree({**options, "choice of --resume": str(resume), **_code(), "data": pictures.digest})
     with world.together():

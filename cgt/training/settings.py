@@ -44,6 +44,8 @@ class RunConfig(Section):
     """Steps between evaluations and sample grids; the end of the run is always evaluated."""
     save_every: int = Field(1000, ge=1)
     """Steps between checkpoints; the end of the run and every new best are always saved."""
+    timeout: float = Field(600, gt=0)
+    """Seconds after which a process that does not answer, or stays in one step, ends the run."""
     optim: OptimConfig = OptimConfig()
     augment: AugmentConfig = AugmentConfig()
     strategy: StrategyConfig = StrategyConfig()

@@ -19,7 +19,7 @@ from typing import Any
 
 from cgt.distributed import World, lost_touch
 from cgt.errors import RunError, SaidElsewhereError, UserError
-from cgt.progress import stderr_console
+from cgt.launching import say
 
 SECONDS = 1.0
 """Between two notes of a rank."""
@@ -246,5 +246,5 @@ class Watch:
         """End this process, whatever it waits for; the first of the ranks that are there says why."""
         first = min({*range(self._world.size)} - {*self._gone(self._silent)})
         if reason and first == self._world.rank:
-            stderr_console().print(f"error: {reason}: the run ends.")
+            say(f"error: {reason}: the run ends.")
         os._exit(code)

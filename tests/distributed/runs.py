@@ -1,0 +1,132 @@
+"""Tiny runs by several ranks, which may be struck anywhere."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cgt.distributed import World
+from cgt.models.biggan import Generator
+from cgt.runs import RunFolder
+from cgt.training import watchdog
+from cgt.training.loop import Evaluation, train
+from cgt.training.state_files import read_state
+from cgt.transfer.base import Method, MethodConfig
+from tests import tiny
+
+STEPS = 7
+CHANGES: dict[str, Any] = {
+    "steps": STEPS,
+    "eval_every": 2,
+    "save_every": 3,
+    "optim": {"discriminator_steps": 2, "generator_lr": 1e-3, "discriminator_lr": 1e-3, "eps": 1e-3},
+}
+TIMEOUT = 20.0
+
+
+class SharedPictures(tiny.MemoryPictures):
+    """Gives each rank its share of a batch."""
+
+    def batches(
+        self, batch_size: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in super().batches(batch_size, seed=seed, first=first):
+            yield x.tensor_split(world)[rank], y.tensor_split(world)[rank]
+
+
+def mean_brightness(generator: Generator) -> dict[str, float]:
+    with torch.no_grad():
+        y_N = torch.arange(16) % len(generator.classes)
+        return {"score": float(generator(torch.ones(16, generator.dim_z), y_N).mean())}
+
+
+def run(path: Path, *, resume: bool = False, arm: Callable[[], None] | None = None, **changes: Any) -> None:
+    """Train on this rank; `arm` is called before, and prepares what shall happen."""
+    world = World(cpu=True, timeout=TIMEOUT)
+    watchdog.SECONDS, watchdog.SILENT = 0.1, 1.0  # the tests wait for these
+    if arm:
+        arm()
+    config: Any = tiny.pretrain_config(**{**CHANGES, **changes})
+    method: Method[Any] = Method(
+        MethodConfig(name="pretraining"), tiny.task(config.generator, tiny.OLD, transfer=False)
+    )
+    with world.together():
+        if world.is_main:
+            folder = (RunFolder.reopen if resume else RunFolder.create)(path, config, {})
+    if not world.is_main:
+        folder = RunFolder.join(path)
+    train(
+        config,
+        method,
+        SharedPictures(method.task.classes),
+        folder,
+        world=world,
+        evaluation=Evaluation(mean_brightness, "score", lower_is_better=False),
+        resume=resume,
+        provenance={},
+    )
+
+
+def results(path: Path) -> dict[str, Any]:
+    """Everything that a run leaves: tensors of the last state, bytes of the models, every record."""
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    models = {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted((path / "checkpoints").glob("*/model/*.safetensors"))
+    }
+    return {
+        "state": read_state(path / "latest" / "state"),
+        "records": records,
+        "models": models,
+        "pointers": {name: str((path / name).readlink()) for name in ("latest", "best")},
+        "grids": {file.name: file.read_bytes() for file in (path / "samples").iterdir()},
+    }
+
+
+def same(a: Any, b: Any, tolerance: float = 0.0) -> bool:
+    """Whether two results are equal, numbers within a tolerance; with one, files are not compared."""
+    if isinstance(a, Tensor):
+        return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=0, atol=tolerance)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key], tolerance) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float):
+        return a == b or abs(a - b) <= tolerance
+    return bool(a == b or (tolerance and isinstance(a, bytes)))
+
+
+def in_call(
+    owner: Any, name: str, number: int, act: Callable[[], Any], *, rank: int, after: bool = False
+) -> Any:
+    """What replaces `owner.name` on a rank so that `act` happens in its call `number` (from 0)."""
+
+    def arm() -> None:
+        if int(os.environ.get("RANK", "0")) != rank:
+            return
+        original, calls = getattr(owner, name), iter(range(1000))
+
+        def armed(*args: Any, **options: Any) -> Any:
+            now = next(calls) == number
+            if now and not after:
+                act()
+            result = original(*args, **options)
+            if now and after:
+                act()
+            return result
+
+        setattr(owner, name, armed)
+
+    return arm
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    start = time.monotonic()
+    function()
+    return time.monotonic() - start

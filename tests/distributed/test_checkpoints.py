@@ -1,0 +1,141 @@
+"""Runs over several ranks end in what one process makes, and go on after a kill anywhere to the same bits."""
+
+import functools
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cgt.errors import UserError
+from cgt.training import checkpoint, loop
+from cgt.training.state_files import read_state
+from tests.distributed.ranks import FailedRanksError, run_ranks
+from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, timed
+
+
+def suicide() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def quit_early() -> None:
+    """Ends a run at its first checkpoint, when that is whole."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise UserError("far enough")
+
+    loop._Milestones.reach = _after(loop._Milestones.reach, stop)  # type: ignore[method-assign]
+
+
+def _after(method: Callable[..., Any], act: Callable[..., None]) -> Callable[..., Any]:
+    def both(self: Any, done: int, *args: Any, **options: Any) -> Any:
+        result = method(self, done, *args, **options)
+        if done == 4:
+            act()
+        return result
+
+    return both
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("uninterrupted") / "run"
+    run_ranks(run, 2, path)
+    return path
+
+
+def test_two_ranks_make_what_one_process_makes(uninterrupted: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    expected, got = results(tmp_path / "run"), results(uninterrupted)
+    for part in ("state", "records", "pointers"):
+        assert same(got[part], expected[part], 1e-5), part
+    assert expected["models"].keys() == got["models"].keys()
+
+
+def test_each_rank_writes_a_part(uninterrupted: Path) -> None:
+    files = sorted((uninterrupted / "latest" / "state").glob("*.safetensors"))
+    sizes = [file.stat().st_size for file in files]
+    assert len(sizes) == 2
+    assert max(sizes) < 0.7 * sum(sizes)
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_run_goes_on_with_another_number_of_ranks(
+    uninterrupted: Path, tmp_path: Path, first: int, then: int
+) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(FailedRanksError, match="far enough"):
+        run_ranks(functools.partial(run, arm=quit_early), first, path)
+    assert read_state(path / "latest" / "state")["step"] == 4
+    run_ranks(functools.partial(run, resume=True), then, path)
+    expected, got = results(uninterrupted), results(path)
+    for part in ("state", "records", "pointers"):
+        assert same(got[part], expected[part], 1e-5), part
+
+
+def kill_and_resume(
+    expected: Path, path: Path, rank: int, owner: Any, name: str, number: int, after: bool
+) -> None:
+    arm = in_call(owner, name, number, suicide, rank=rank, after=after)
+    errors: list[str | None] = []
+
+    def killed() -> None:
+        with pytest.raises(FailedRanksError) as caught:
+            run_ranks(functools.partial(run, arm=arm), 2, path)
+        errors.extend(caught.value.errors)
+
+    assert timed(killed) < TIMEOUT + 10
+    assert errors[rank] == f"ended with {-signal.SIGKILL}"
+    other = errors[1 - rank] or ""
+    assert f"rank {rank} (" in other
+    assert "has not answered since step" in other
+    assert "checkpoint" in other
+    run_ranks(functools.partial(run, resume=True), 2, path)
+    wanted, got = results(expected), results(path)
+    for part, value in wanted.items():
+        assert same(got[part], value), part
+    assert not list((path / "checkpoints").glob(".*"))
+
+
+KILLS = {
+    "rank 0 in a step": (0, loop, "train_step", 4, True),
+    "while the state is written": (1, checkpoint, "write_state", 1, False),
+    "rank 0 between the state and the model": (0, checkpoint, "write_state", 1, True),
+    "rank 0 between the pointers": (0, checkpoint.Checkpoints, "_point", 1, True),
+}
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_kill_of_a_rank_ends_the_run_and_costs_no_checkpoint(
+    kill: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    kill_and_resume(uninterrupted, tmp_path / "run", *KILLS[kill])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
+def test_kill_of_a_rank_at_random(number: int, uninterrupted: Path, tmp_path: Path) -> None:
+    chance = random.Random(number)
+    rank, after = chance.randrange(2), chance.random() < 0.5
+    names = [(loop, "train_step", STEPS - 1), (checkpoint, "write_state", 3), (loop, "snapshot", 3)]
+    owner, name, calls = chance.choice(names)
+    kill_and_resume(uninterrupted, tmp_path / "run", rank, owner, name, chance.randrange(calls), after)
+
+
+def damage_and_load(path: Path) -> None:
+    run(path, resume=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_damage_that_one_rank_finds_ends_all(uninterrupted: Path, tmp_path: Path, rank: int) -> None:
+    path = Path(shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True))
+    file = sorted((path / "latest" / "state").glob("*.safetensors"))[rank]
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(FailedRanksError) as caught:
+        run_ranks(damage_and_load, 2, path)
+    assert sorted("can't be read" in (error or "") for error in caught.value.errors) == [False, True]
+    assert sorted("SaidElsewhereError" in (error or "") for error in caught.value.errors) == [False, True]
