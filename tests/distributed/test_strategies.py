@@ -266,6 +266,7 @@ def test_zero_is_refused_where_it_can_not_be(monkeypatch: pytest.MonkeyPatch) ->
     two: Any = SimpleNamespace(size=2)
     with pytest.raises(UserError, match=r"strategy.generator=zero3 and strategy.discriminator=zero3: .*one"):
         check(config, World(cpu=True), compiled=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(UserError, match="compile=false"):
         check(config, two, compiled=True)
     for missing in ("deepspeed", "transformers"):
