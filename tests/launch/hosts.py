@@ -3,7 +3,7 @@
 import contextlib
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 NETWORK = "10.78.0"
@@ -21,15 +21,16 @@ class Host:
     address: str
     number: int
     """Of the process that holds its namespaces."""
+    started: list["subprocess.Popen[str]"] = field(default_factory=list)
 
     def start(
         self, words: Sequence[str], environment: Mapping[str, str], cwd: Path
     ) -> "subprocess.Popen[str]":
-        """Start a command on this host."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            self._inside(words, cwd), env=dict(environment), cwd=cwd, stdout=pipe, stderr=pipe, text=True
-        )
+        """Start a command on this host; it is killed when the host goes."""
+        pipe, words = subprocess.PIPE, self._inside(words, cwd)
+        process = subprocess.Popen(words, env=dict(environment), cwd=cwd, stdout=pipe, stderr=pipe, text=True)
+        self.started.append(process)
+        return process
 
     def unplug(self) -> None:
         """Take the cable out: what is sent is lost, and nobody is told."""
@@ -77,4 +78,9 @@ def two_hosts(folder: Path) -> Iterator[list[Host]]:
         for host in hosts:
             plug = f"ip address add {host.address}/24 dev eth0 && ip link set eth0 up"
             subprocess.run(host._inside(["bash", "-c", plug], folder), check=True)
-        yield hosts
+        try:
+            yield hosts
+        finally:
+            for process in [*hosts[0].started, *hosts[1].started]:
+                process.kill()
+                process.communicate()
