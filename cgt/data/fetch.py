@@ -13,6 +13,8 @@ from cgt.data.cache import Cache, scratch
 from cgt.data.manifest import DamagedShardError, Shard, ShardLocation
 from cgt.data.remote import BLOCK, persistently, stream
 
+BUFFER = 2**20
+"""Bytes read at a time from a local shard: with more, a reader of many shards leaves the processor's caches."""
 PATIENCE = 60.0
 """Seconds in which a server may be as slow as it likes."""
 SLOWEST = 10_000
@@ -37,7 +39,7 @@ class ShardStore:
             RunError: it can't be read, though it was tried several times, or there is no room for it.
         """
         if self.folder.local:
-            return io.BufferedReader(_PatientFile(self.folder, shard), BLOCK)
+            return io.BufferedReader(_PatientFile(self.folder, shard), BUFFER)
         fill = functools.partial(_download, self.folder, shard)
         if self.cache:
             return self.cache.open(shard.sha256, shard.bytes, fill)

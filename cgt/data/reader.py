@@ -157,34 +157,33 @@ class ShardReader:
         while upcoming is not None:
             segment, opening = upcoming
             upcoming = self._opening(segments)
+            shard, start, wanted = segment
             number = -1
             try:
                 self._ahead.discard(opening)
                 with opening.result() as stream:
-                    for entry in self._read(segment, stream):
-                        number = entry.number
-                        yield entry
+                    index = self._index(shard, stream)
+                    there = wanted[: len(index.label_P)].nonzero()[0]
+                    columns = (there, index.offset_P[there], index.size_P[there], index.label_P[there])
+                    rows = zip(*(column.tolist() for column in columns), strict=True)
+                    for number, offset, size, label in rows:
+                        stream.seek(offset)
+                        header, encoded = stream.read(BLOCK), stream.read(size)
+                        yield Entry(start + number, shard, number, label, header, encoded)
+                if index.problem is not None:
+                    raise UserError(index.problem)
             except (UserError, RunError) as error:
                 if not self._lenient:
                     raise
-                for missed in range(number + 1, len(segment.wanted)):
-                    if segment.wanted[missed]:
-                        position = segment.start + missed
-                        yield Entry(position, segment.shard, missed, -1, b"", None, str(error))
+                for missed in (wanted[number + 1 :].nonzero()[0] + number + 1).tolist():
+                    yield Entry(start + missed, shard, missed, -1, b"", None, str(error))
 
-    def _read(self, segment: Segment, stream: IO[bytes]) -> Iterator[Entry]:
-        shard, start, wanted = segment
+    def _index(self, shard: Shard, stream: IO[bytes]) -> Index:
         index = self._indexes.get(shard.file)
         if index is None:
             index = index_of(self._folder, self._selection, shard, stream, lenient=self._lenient)
             self._indexes[shard.file] = index
-        there = wanted[: len(index.label_P)].nonzero()[0]
-        columns = (there, index.offset_P[there], index.size_P[there], index.label_P[there])
-        for number, offset, size, label in zip(*(column.tolist() for column in columns), strict=True):
-            stream.seek(offset)
-            yield Entry(start + number, shard, number, label, stream.read(BLOCK), stream.read(size))
-        if index.problem is not None:
-            raise UserError(index.problem)
+        return index
 
 
 def _close(opening: Future[IO[bytes]]) -> None:

@@ -24,9 +24,11 @@ from rich.table import Table
 
 from cgt import rng
 from cgt.data import DataConfig, open_pictures
-from cgt.data.decode import decode_into
+from cgt.data.fetch import ShardStore
 from cgt.data.manifest import ShardFolder, open_shards
+from cgt.data.reader import Segment, ShardReader
 from cgt.data.samples import open_shard, read_samples
+from cgt.data.selection import Selection
 from cgt.data.write import BuildOptions, build_shards
 
 BATCH = 64
@@ -74,16 +76,15 @@ def consumed(items: Iterable[object]) -> None:
 def readers(folder: ShardFolder, files: Path) -> dict[str, Callable[[], None]]:
     """For each row, what reads the whole set once."""
     shards = [Path(folder.place(shard)) for shard in folder.manifest.shards]
-    encoded = [
-        sample.encoded
-        for shard in folder.manifest.shards
-        for sample in read_samples(folder, shard, open_shard(folder, shard))
-    ]
-    shuffled = rng.permutation(len(encoded), 0, "bench").tolist()
-    size, encoding = folder.manifest.size, folder.manifest.encoding
+    selection = Selection(folder.manifest, folder.manifest.classes)
+    reader = ShardReader(folder, selection, ShardStore(folder.location), lenient=False)
+    entries = list(
+        reader.entries(Segment(shard, 0, np.ones(shard.samples, bool)) for shard in folder.manifest.shards)
+    )
+    shuffled = rng.permutation(len(entries), 0, "bench").tolist()
     streamed, resident = (
-        open_pictures(DataConfig(shards=folder.location, reader=reader, workers=0))
-        for reader in ("stream", "resident")
+        open_pictures(DataConfig(shards=folder.location, reader=kind, workers=0))
+        for kind in ("stream", "resident")
     )
 
     def iterate() -> None:
@@ -92,12 +93,13 @@ def readers(folder: ShardFolder, files: Path) -> dict[str, Callable[[], None]]:
                 consumed(read_samples(folder, shard, stream))
 
     def decode() -> None:
-        out_NRR3 = np.empty((BATCH, size, size, 3), np.uint8)
-        for i, number in enumerate(shuffled):  # memory is slower than the caches, as it is in an epoch
-            decode_into(encoded[number], encoding, out_NRR3[i % BATCH])
+        """Batches of what is in memory, in an order like an epoch's: memory is slower than the caches."""
+        for start in range(0, len(entries), BATCH):
+            batch = [entries[i] for i in shuffled[start : start + BATCH]]
+            reader.decoded(batch, [False] * len(batch))
 
     def one_epoch(batches: Iterator[object]) -> Callable[[], None]:
-        return lambda: consumed(itertools.islice(batches, len(encoded) // BATCH))
+        return lambda: consumed(itertools.islice(batches, len(entries) // BATCH))
 
     loader = torch.utils.data.DataLoader(PicturesFolder(files), BATCH, shuffle=True)
     return {
