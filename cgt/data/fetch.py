@@ -14,7 +14,7 @@ from cgt.data.manifest import DamagedShardError, Shard, ShardLocation
 from cgt.data.remote import BLOCK, persistently, stream
 
 BUFFER = 2**20
-"""Bytes read at a time from a local shard: with more, a reader of many shards leaves the processor's caches."""
+"""Bytes read at a time from a local shard: more, of many shards, would not stay in the processor's caches."""
 PATIENCE = 60.0
 """Seconds in which a server may be as slow as it likes."""
 SLOWEST = 10_000
