@@ -158,8 +158,7 @@ class StreamedPictures:
         needed = np.arange(len(mine)) // batch_size % workers == worker
         shards = self._selection.shards()
         segments = (
-            Segment(shards[i], start, wanted)
-            for i, start, wanted in cut(self._counts(range(len(shards))), mine.start, needed)
+            Segment(shards[i], start, wanted) for i, start, wanted in cut(self._counts, mine.start, needed)
         )
         with self._reader() as reader:
             entries = reader.entries(segments)
@@ -190,13 +189,14 @@ class StreamedPictures:
         """What a run needs of the epoch's sequence of shards."""
         shards = self._selection.shards()
         order = rng.permutation(len(shards), seed, "data-shards", epoch).tolist()
-        for i, start, wanted in cut(self._counts(order), run.start, run.needed):
+        counts = [self._counts[i] for i in order]
+        for i, start, wanted in cut(counts, run.start, run.needed):
             yield Segment(shards[order[i]], start, wanted)
 
-    def _counts(self, order: Iterable[int]) -> list[int]:
-        """How many pictures are taken of each shard."""
-        counts = [sum(taken.values()) for taken in self._selection.taken.values()]
-        return [counts[i] for i in order]
+    @functools.cached_property
+    def _counts(self) -> list[int]:
+        """How many pictures are taken of each shard: added up once, not by every lane in every epoch."""
+        return [sum(taken.values()) for taken in self._selection.taken.values()]
 
     def _reader(self) -> ShardReader:
         return ShardReader(self._folder, self._selection, self._store, lenient=self._lenient)
