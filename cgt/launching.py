@@ -130,6 +130,11 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[([^]\-,]+)[^]]*]", r"\1", found[0])
 
 
+def cores() -> int:
+    """The cores that this process may use, which in a container or a batch job are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def refuse_taken_port(port: int) -> None:
     """Check that this machine's `port` is free for the ranks to meet at.
 
@@ -257,7 +262,6 @@ def _run(words: Sequence[str], plan: Plan) -> int:
 
 def _place(plan: Plan, local: int) -> dict[str, str]:
     """What torch asks for in process `local` of this machine."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     place = {
         "RANK": str(plan.machine_rank * plan.processes + local),
         "WORLD_SIZE": str(plan.world),
@@ -265,7 +269,7 @@ def _place(plan: Plan, local: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(plan.processes),
         "MASTER_ADDR": plan.address,
         "MASTER_PORT": str(plan.port),
-        "OMP_NUM_THREADS": str(max(1, cores // plan.processes)),
+        "OMP_NUM_THREADS": str(max(1, cores() // plan.processes)),
     }
     if plan.machines == 1 and sys.platform == "linux":
         place["GLOO_SOCKET_IFNAME"] = (

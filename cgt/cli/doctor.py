@@ -1,7 +1,6 @@
 """`cgt doctor`: what is installed here, what the machine has, and what is missing for what."""
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from collections.abc import Iterable
@@ -78,13 +77,14 @@ def machine() -> dict[str, Any]:
     import torch
 
     from cgt.distributed import backends
+    from cgt.launching import cores
     from cgt.metrics.features.inception_tf import SAME_WEIGHTS, WEIGHTS
 
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     hub = Path(torch.hub.get_dir(), "checkpoints")
     return {
         "system": platform.platform(),
-        "cpu": {"cores": _cores(), "torch_threads": torch.get_num_threads()},
+        "cpu": {"cores": cores(), "torch_threads": torch.get_num_threads()},
         "cuda": {
             "runtime": torch.version.cuda,
             "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
@@ -121,11 +121,6 @@ def _needs(requirements: Iterable[str], extra: str) -> Iterable[dict[str, Any]]:
             "installed": installed,
             "fits": fits,
         }
-
-
-def _cores() -> int | None:
-    """The cores that this process may use, which in a container or a batch job are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _free_gib(folder: Path) -> float:

@@ -1,6 +1,5 @@
 """`cgt shards`: pictures on disk in the form that training reads."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,13 +8,14 @@ import typer
 from cgt.cli import shard_sets
 from cgt.cli.options import OVERWRITE, SEED
 from cgt.errors import RunError, UserError
+from cgt.launching import cores
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cgt.data.manifest import Manifest
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = cores()
 
 app = typer.Typer(
     no_args_is_help=True, help="Make, look at and check shard folders: pictures as training reads them."

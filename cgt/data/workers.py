@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cgt.errors import RunError, UserError, reworded
+from cgt.launching import cores
 
 T = TypeVar("T")
 Parts = Callable[[int, int], Iterator[T]]
@@ -25,9 +26,8 @@ FOR_THE_RUN = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 def default_workers() -> int:
     """One for each core, but for those that the processes of the run on this machine need themselves."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(0, min(MOST, cores // processes - 1))
+    return max(0, min(MOST, cores() // processes - 1))
 
 
 def in_workers(parts: Parts[T], workers: int) -> Iterator[T]:
