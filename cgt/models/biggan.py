@@ -6,8 +6,8 @@ Shapes: N samples, Z latent size, R resolution, C channels, H rows, W columns.
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ from cgt.models.norm import (
     evaluation_conditions,
     training_conditions,
 )
+from cgt.models.recompute import recomputed
 
 __all__ = ["Discriminator", "DiscriminatorConfig", "Generator", "GeneratorConfig"]
 
@@ -83,6 +84,7 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig, resolution: int, classes: Sequence[str]) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         self.resolution = resolution
         widths = config.widths(resolution)
         self.bottom = resolution >> (len(widths) - 1)
@@ -205,12 +207,16 @@ class Generator(nn.Module):
         return self._synthesise(chunks[0], conditions)
 
     def _synthesise(self, z_NK: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        call = recomputed if self.gradient_checkpointing and self.training else _called
         h = self.linear(z_NK).unflatten(1, (-1, self.bottom, self.bottom))
         for i, block in enumerate(self.blocks):
-            h = block(h, conditions[2 * i], conditions[2 * i + 1])
+            h = call(block, h, conditions[2 * i], conditions[2 * i + 1])
             if str(i) in self.attention:
-                h = self.attention[str(i)](h)
-        return torch.tanh(self.to_rgb(F.relu(self.output_norm(h, conditions[-1]))))
+                h = call(self.attention[str(i)], h)
+        return call(self._to_pictures, h, conditions[-1])
+
+    def _to_pictures(self, h_NCRR: Tensor, condition: Condition) -> Tensor:
+        return torch.tanh(self.to_rgb(F.relu(self.output_norm(h_NCRR, condition))))
 
     def _new_bank(self, classes: Sequence[str]) -> Bank:
         if not self.config.shared_dim:
@@ -258,6 +264,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig, resolution: int, classes: Sequence[str]) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         self.resolution = resolution
         self.classes = list(distinct(classes))
         widths, halvings = config.layout(resolution)
@@ -275,11 +282,12 @@ class Discriminator(nn.Module):
 
     def features(self, x_N3RR: Tensor) -> Tensor:
         """Pooled features (N, C) of pictures in [-1, 1]: what the logit is a function of, classes aside."""
+        call = recomputed if self.gradient_checkpointing and self.training else _called
         h = x_N3RR
         for i, block in enumerate(self.blocks):
-            h = block(h)
+            h = call(block, h)
             if str(i) in self.attention:
-                h = self.attention[str(i)](h)
+                h = call(self.attention[str(i)], h)
         return F.relu(h).sum((2, 3))
 
     def forward(self, x_N3RR: Tensor, y_N: Tensor) -> Tensor:
@@ -287,6 +295,10 @@ class Discriminator(nn.Module):
         h_NC = self.features(x_N3RR)
         logit_N: Tensor = self.linear(h_NC).squeeze(1) + (self.embedding(y_N) * h_NC).sum(1)
         return logit_N
+
+
+def _called(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    return block(*inputs)
 
 
 def _attention(resolutions: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) -> nn.ModuleDict:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgt.models.recompute import once
+
 
 class SpectralNormalised(nn.Module):
     """Mixed into a layer that has a weight: the weight it uses is weight / sigma.
@@ -32,14 +34,19 @@ class SpectralNormalised(nn.Module):
         """The weight to use, with gradient to the raw one; in training mode the power iteration moves on."""
         if self.u is None:
             return self.weight
-        weight_OI = self.weight.flatten(1)
         with full_precision(self.weight):
-            with torch.no_grad():
-                v_I = F.normalize(weight_OI.t().mv(self.u), dim=0, eps=self.eps)
-                u_O = F.normalize(weight_OI.mv(v_I), dim=0, eps=self.eps)
-                if self.training:
-                    self.u.copy_(u_O)
-            return self.weight / torch.dot(u_O, weight_OI.mv(v_I))
+            u_O, v_I = once(self._power_iteration)
+            return self.weight / torch.dot(u_O, self.weight.flatten(1).mv(v_I))
+
+    @torch.no_grad()
+    def _power_iteration(self) -> tuple[Tensor, Tensor]:
+        assert self.u is not None
+        weight_OI = self.weight.flatten(1)
+        v_I = F.normalize(weight_OI.t().mv(self.u), dim=0, eps=self.eps)
+        u_O = F.normalize(weight_OI.mv(v_I), dim=0, eps=self.eps)
+        if self.training:
+            self.u.copy_(u_O)
+        return u_O, v_I
 
     @torch.no_grad()
     def fold(self) -> None:

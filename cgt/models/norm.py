@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cgt.models.layers import Linear, full_precision
 from cgt.models.naming import distinct
+from cgt.models.recompute import again
 from cgt.models.sync_norm import SumOverRanks, synchronised_batch_norm
 
 
@@ -169,7 +170,8 @@ class ConditionalBatchNorm(nn.Module):
         """The map, normalised and moved, in its own number type."""
         statistics = condition.statistics
         if statistics is not None:
-            mean, var, momentum = statistics.mean, statistics.var, statistics.momentum
+            mean, var = statistics.mean, statistics.var
+            momentum = 0.0 if again() else statistics.momentum
             if self.sum_over_ranks is None:
                 x_NCHW = F.batch_norm(x_NCHW, mean, var, training=True, momentum=momentum, eps=self.eps)
             else:

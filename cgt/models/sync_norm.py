@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cgt.models.recompute import once
+
 SumOverRanks = Callable[[Tensor], Tensor]
 """Adds up the ranks' tensors of one shape, in place on each of them."""
 
@@ -32,11 +34,16 @@ def synchronised_batch_norm(
     Every rank must call it, and must call backward where any does. The result has x's number type; statistics
     are taken in float32 at least, and added up in float64.
     """
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def statistics() -> tuple[Tensor, Tensor, Tensor]:
         mean_C, var_C, count = _moments(x_NCHW, sum_over_ranks)
         running_mean_C.lerp_(mean_C.to(running_mean_C.dtype), momentum)
         running_var_C.lerp_((var_C * count / (count - 1)).to(running_var_C.dtype), momentum)
-        kept = torch.promote_types(x_NCHW.dtype, torch.float32)
+        return mean_C, var_C, count
+
+    mean_C, var_C, count = once(statistics)
+    kept = torch.promote_types(x_NCHW.dtype, torch.float32)
     normalised: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
         x_NCHW, mean_C.to(kept), var_C.to(kept), count, eps, sum_over_ranks
     )

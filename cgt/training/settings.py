@@ -39,6 +39,9 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0)
     compile: bool = False
     """Compile both networks with torch.compile."""
+    gradient_checkpointing: bool = False
+    """Keep each block's input alone for the backward pass, which works out the rest again: a third more work
+    for much less memory."""
     log_every: int = Field(10, ge=1)
     eval_every: int = Field(1000, ge=1)
     """Steps between evaluations and sample grids; the end of the run is always evaluated."""
@@ -55,11 +58,16 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "RunConfig":
+    def _fits_together(self) -> "RunConfig":
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}: change "
                 "one of them"
+            )
+        if self.compile and self.gradient_checkpointing:
+            raise ValueError(
+                "compile and gradient_checkpointing exclude each other, for what is compiled chooses by itself "
+                "what to work out again: set one of them to false"
             )
         if self.optim.mode_seeking and (self.micro_batch or self.batch_size) % 2:
             raise ValueError(

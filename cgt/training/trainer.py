@@ -96,6 +96,7 @@ def build_trainer(config: RunConfig, method: Method[Any], world: World) -> Train
     for network in (generator, discriminator):
         _made_by_rank_0(network, world)
         network.train()
+        network.gradient_checkpointing = config.gradient_checkpointing
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     synchronise(generator, world.sum_ if config.synchronised_norm and world.size > 1 else None)
     groups = method.trainable(generator, config.optim.class_lr_scale)
