@@ -22,6 +22,8 @@ from cgt.training.optim import set_learning_rates
 from cgt.training.trainer import Trainer
 
 Losses = dict[str, float]
+Terms = dict[str, Tensor]
+"""A loss's terms on this process: means over its pictures."""
 
 
 def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step: int) -> Losses:
@@ -57,7 +59,17 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
 def discriminator_step(
     trainer: Trainer, x_uint8: Tensor, y: Tensor, tables: ClassTables, step: int, update: int
 ) -> Losses:
-    """One update of D on as many real as generated pictures, which it sees in one forward pass."""
+    """One update of D."""
+    terms = discriminator_gradients(trainer, x_uint8, y, tables, step, update)
+    losses = _finite(trainer, terms, step)
+    trainer.of_discriminator.update()
+    return losses
+
+
+def discriminator_gradients(
+    trainer: Trainer, x_uint8: Tensor, y: Tensor, tables: ClassTables, step: int, update: int
+) -> Terms:
+    """Add D's gradients by as many real as generated pictures, which it sees in one forward pass."""
     z = _latents(trainer, "discriminator", step, update)
     y_fake = _labels(trainer, "discriminator", step, update)
     uniform = _augment_draws(trainer, "discriminator", step, update, pictures=2)
@@ -76,13 +88,18 @@ def discriminator_step(
         loss = trainer.method.discriminator_loss(real_N, fake_N) / trainer.micro_batches
         total += loss.detach()
         trainer.of_discriminator.backward(loss, last=last)
-    losses = _finite(trainer, {"loss_discriminator": total}, step)
-    trainer.of_discriminator.update()
-    return losses
+    return {"loss_discriminator": total}
 
 
 def generator_step(trainer: Trainer, step: int) -> Losses:
     """One update of what is trained of G."""
+    losses = _finite(trainer, generator_gradients(trainer, step), step)
+    trainer.of_generator.update()
+    return losses
+
+
+def generator_gradients(trainer: Trainer, step: int) -> Terms:
+    """Add the gradients of what is trained of G; D stays as it is."""
     trainer.discriminator.requires_grad_(False)
     z, y = _latents(trainer, "generator", step), _labels(trainer, "generator", step)
     uniform = _augment_draws(trainer, "generator", step, pictures=1)
@@ -116,13 +133,10 @@ def generator_step(trainer: Trainer, step: int) -> Losses:
     ]
     trainer.of_generator.backward(sum(penalties.values(), start=loss), carried)
     trainer.discriminator.requires_grad_(True)
-    terms |= {name: penalty.detach() for name, penalty in penalties.items()}
-    losses = _finite(trainer, terms, step)
-    trainer.of_generator.update()
-    return losses
+    return terms | {name: penalty.detach() for name, penalty in penalties.items()}
 
 
-def _finite(trainer: Trainer, terms: dict[str, Tensor], step: int) -> Losses:
+def _finite(trainer: Trainer, terms: Terms, step: int) -> Losses:
     """The terms as means over the ranks, which find out together that one is not finite."""
     means = trainer.world.sum_(torch.stack(list(terms.values()))) / trainer.world.size
     losses = dict(zip(terms, means.tolist(), strict=True))
