@@ -95,9 +95,17 @@ def build_trainer(config: RunConfig, method: Method[Any], world: World) -> Train
     generator, discriminator = method.networks()
     for network in (generator, discriminator):
         _made_by_rank_0(network, world)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return trainer_of(generator, discriminator, config, method, world)
+
+
+def trainer_of(
+    generator: Generator, discriminator: Discriminator, config: RunConfig, method: Method[Any], world: World
+) -> Trainer:
+    """The same of networks that lie on this process's device already, as they are to lie there."""
+    for network in (generator, discriminator):
         network.train()
         network.gradient_checkpointing = config.gradient_checkpointing
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     synchronise(generator, world.sum_ if config.synchronised_norm and world.size > 1 else None)
     groups = method.trainable(generator, config.optim.class_lr_scale)
     # The average takes the weights as they are before a strategy may divide them.
