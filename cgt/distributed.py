@@ -6,6 +6,7 @@ import datetime
 import functools
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, cast
 
@@ -68,6 +69,12 @@ class World:
         device = self._state.device
         assert isinstance(device, torch.device)
         return device
+
+    @property
+    def backend(self) -> str | None:
+        """By what the ranks add up tensors: "nccl" or "gloo"; None for a rank alone."""
+        backend: str | None = self._state.backend
+        return backend
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Mixed precision for a forward pass, as `precision` says."""
@@ -209,10 +216,94 @@ class World:
         return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
 
+@contextlib.contextmanager
+def roll_call(note: str, seconds: float) -> Iterator[list[str]]:
+    """Wait for all launched ranks where they are to meet, for the block to make a `World`.
+
+    Args:
+        note: what this rank says of itself.
+        seconds: for all to come.
+
+    Yields:
+        The ranks' notes, by rank.
+
+    Raises:
+        RunError: ranks did not come, as the first of those that did says; or this rank can't get there.
+        SaidElsewhereError: another rank says who did not come.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    holds_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if not holds_store:
+        _wait_for_port(address, port, seconds)
+    # One that the rendezvous of torch then finds and uses, too.
+    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        address,
+        port,
+        is_master=holds_store,
+        timeout=datetime.timedelta(seconds=seconds),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    calls = PrefixStore(f"cgt-roll-call-{attempt}", store)
+    everyone = [str(number) for number in range(size)]
+    calls.set(str(rank), note)
+    deadline = time.monotonic() + seconds
+    try:
+        while not calls.check(everyone):
+            if time.monotonic() > deadline:
+                raise _absence(calls, rank, everyone, f"{address}:{port} within {seconds:g} s")
+            time.sleep(0.1)
+        notes = [text.decode() for text in calls.multi_get(everyone)]
+    except torch.distributed.DistError:  # rank 0 went, and the store with it
+        raise SaidElsewhereError(0, 1) from None
+    yield notes
+
+
 def lost_touch(error: BaseException) -> bool:
     """Whether `error` says that another rank did not answer, or is gone."""
     gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
     return gloo or isinstance(error, torch.distributed.DistError)
+
+
+def _wait_for_port(address: str, port: int, seconds: float) -> None:
+    """Until something listens there.
+
+    Raises:
+        RunError: nothing has in time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=max(0.1, deadline - time.monotonic())).close()
+            return
+        except OSError as error:
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            raise RunError(
+                f"rank {os.environ['RANK']} on {socket.gethostname()} has not reached {address}:{port}, "
+                f"where the ranks meet, within {seconds:g} s ({error.strerror or error}): see that rank 0 "
+                "was started, that MASTER_ADDR names its host as all hosts know it, and that no firewall "
+                "closes the port MASTER_PORT."
+            ) from None
+
+
+def _absence(calls: Any, rank: int, everyone: list[str], place: str) -> Exception:
+    """What to raise where not everyone came: an error that names them on the first rank that did."""
+    there = {number: calls.get(number).decode() for number in everyone if calls.check([number])}
+    if str(rank) != next(iter(there)):
+        return SaidElsewhereError(int(next(iter(there))), 1)
+    missing = [number for number in everyone if number not in there]
+    came = ", ".join(f"rank {number} ({note})" for number, note in there.items())
+    return RunError(
+        f"rank{'s' * (len(missing) > 1)} {', '.join(missing)} of {len(everyone)} did not come to {place}; "
+        f"those that came: {came}. See what the missing say, that they were started with the same "
+        "MASTER_ADDR and MASTER_PORT, and that no firewall closes that port."
+    )
 
 
 def device() -> torch.device:

@@ -1,30 +1,16 @@
-"""`cgt doctor`: what is installed here, what the machine has, and what is missing for what."""
+"""`cgt doctor`: what is installed, what the machine has, what is missing for what, and how ranks talk."""
 
-import importlib.metadata
-import platform
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.text import Text
+from cgt.cli.options import LAUNCH, PROCESSES
 
-EXTRAS = {
-    "deepspeed": "training with DeepSpeed ZeRO",
-    "export": "ONNX files",
-    "trackers": "TensorBoard and Weights & Biases logs",
-    "digits": "the built-in digits",
-    "imagenet": "shards from ImageNet with the official devkit",
-    "parquet": "shards from Parquet files and saved data sets",
-    "jpeg": "JPEG shards read twice as fast",
-    "s3": "shards on Amazon S3 and the like",
-    "gs": "shards on Google Cloud Storage",
-    "dev": "tests, lint and types",
-}
-"""What each extra of the package is for."""
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 
 def doctor(
@@ -32,9 +18,36 @@ def doctor(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write it all as JSON to FILE, or to stdout for -."),
     ] = None,
+    processes: PROCESSES = None,
+    launch: LAUNCH = None,
 ) -> None:
-    """Show versions, devices and backends, and what is missing for what."""
-    findings = {**packages(), **machine()}
+    """Show versions, devices and backends, and what is missing for what.
+
+    In several processes, also check that they reach each other, and how fast: with --processes or --launch
+    here, and as `srun cgt doctor` or `torchrun -m cgt doctor` on many machines.
+    """
+    import os
+
+    from cgt.launching import spread
+
+    spread(processes, launch)
+    from cgt.doctor.installed import packages
+    from cgt.doctor.machine import machine
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _tell({**packages(), **machine(), "launch": None}, json)
+        return
+    from cgt.doctor.ranks import check, raise_if_wrong
+
+    rank = int(os.environ["RANK"])
+    launched = check()
+    if rank == 0:
+        _tell({**packages(), **machine(), "launch": launched}, json)
+    raise_if_wrong(launched, rank)
+
+
+def _tell(findings: dict[str, Any], json: Path | None) -> None:
+    """Show the findings, or write them where they were asked for."""
     if json is None:
         _show(findings)
     elif json == Path("-"):
@@ -48,87 +61,6 @@ def doctor(
         write_json(json, findings)
 
 
-def packages() -> dict[str, Any]:
-    """The versions that the package's metadata asks for, beside those that are installed."""
-    from cgt import __version__
-
-    try:
-        requirements = importlib.metadata.requires("cgt") or []
-    except importlib.metadata.PackageNotFoundError:  # imported from a folder that nothing was installed from
-        requirements = []
-    needs = {extra: list(_needs(requirements, extra)) for extra in ("", *EXTRAS)}
-    return {
-        "cgt": __version__,
-        "python": platform.python_version(),
-        "packages": needs.pop(""),
-        "extras": [
-            {
-                "name": extra,
-                "for": EXTRAS[extra],
-                "missing": [f"{need['name']}{need['wanted']}" for need in found if not need["fits"]],
-            }
-            for extra, found in needs.items()
-        ],
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Processors, GPUs, the ways for processes to talk, and room on the disk."""
-    import torch
-
-    from cgt.distributed import backends
-    from cgt.launching import cores
-    from cgt.metrics.features.inception_tf import SAME_WEIGHTS, WEIGHTS
-
-    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    hub = Path(torch.hub.get_dir(), "checkpoints")
-    return {
-        "system": platform.platform(),
-        "cpu": {"cores": cores(), "torch_threads": torch.get_num_threads()},
-        "cuda": {
-            "runtime": torch.version.cuda,
-            "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
-        },
-        "mps": torch.backends.mps.is_available(),
-        "backends": backends(),
-        "disk": {"folder": str(Path.cwd()), "free_gib": _free_gib(Path.cwd())},
-        "torch_hub": {
-            "folder": str(hub),
-            "free_gib": _free_gib(hub),
-            "inception_tf": any((hub / name).is_file() for name in (WEIGHTS, SAME_WEIGHTS)),
-        },
-    }
-
-
-def _needs(requirements: Iterable[str], extra: str) -> Iterable[dict[str, Any]]:
-    """What `extra` (or, for "", the core) asks for, and what there is of it."""
-    from packaging.requirements import Requirement
-
-    for requirement in map(Requirement, requirements):
-        marker = requirement.marker
-        asked = marker is None or marker.evaluate({"extra": extra})
-        asked_by_core = marker is None or marker.evaluate({"extra": ""})
-        if not asked or (extra and asked_by_core):
-            continue
-        try:
-            installed = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            installed = None
-        fits = installed is not None and requirement.specifier.contains(installed, prereleases=True)
-        yield {
-            "name": requirement.name,
-            "wanted": str(requirement.specifier),
-            "installed": installed,
-            "fits": fits,
-        }
-
-
-def _free_gib(folder: Path) -> float:
-    """Free room on the disk where `folder` is, or would be."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    return round(shutil.disk_usage(there).free / 2**30, 1)
-
-
 def _show(findings: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -139,9 +71,7 @@ def _show(findings: dict[str, Any]) -> None:
     for need in findings["packages"]:
         versions.add_row(need["name"], _state(need["fits"], need["installed"] or "missing"), need["wanted"])
 
-    here = Table("machine", "", box=None, pad_edge=False)
-    for name, value in _machine_lines(findings):
-        here.add_row(name, _state(None, value))
+    here = _pairs("machine", _machine_lines(findings))
 
     extras = Table("extra", "for", "missing (give these to pip install)", box=None, pad_edge=False)
     for extra in findings["extras"]:
@@ -155,6 +85,15 @@ def _show(findings: dict[str, Any]) -> None:
         console.print(
             "What cgt needs is unknown, since pip did not install it: run `make install`.", soft_wrap=True
         )
+    launched = findings["launch"]
+    if launched is None:
+        several = "cgt doctor --processes N here, or srun cgt doctor in a SLURM job"
+        console.print(f"Whether several processes reach each other: {several}.", soft_wrap=True)
+        return
+    console.print(_ranks(launched["ranks"]), "")
+    console.print(_pairs("connection", _connection_lines(launched)))
+    for warning in launched["warnings"]:
+        console.print(_state(False, f"warning: {warning}"), soft_wrap=True)
 
 
 def _state(fine: bool | None, text: str) -> "Text":
@@ -162,6 +101,35 @@ def _state(fine: bool | None, text: str) -> "Text":
     from rich.text import Text
 
     return Text(text, style={None: "", True: "green", False: "yellow"}[fine])
+
+
+def _pairs(title: str, lines: Iterable[tuple[str, str]]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title, "", box=None, pad_edge=False)
+    for name, value in lines:
+        table.add_row(name, _state(None, value))
+    return table
+
+
+def _ranks(ranks: Sequence[dict[str, Any]]) -> "Table":
+    """A row for each rank; of disks, what is free."""
+    from rich.table import Table
+
+    table = Table(
+        "rank", "host", "device", "torch", "cgt", "disk here", "temp folder", box=None, pad_edge=False
+    )
+    for number, rank in enumerate(ranks):
+        gpu, commit = rank["gpu"], rank["commit"]
+        table.add_row(
+            str(number),
+            rank["host"],
+            f"{rank['device']} {gpu['name']}, {gpu['free_gib']} GiB free" if gpu else rank["device"],
+            rank["torch"],
+            f"{rank['cgt']} {commit[:7]}" if commit else rank["cgt"],
+            *(f"{rank[disk]['free_gib']} GiB" for disk in ("disk", "temporary")),
+        )
+    return table
 
 
 def _machine_lines(findings: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -173,7 +141,40 @@ def _machine_lines(findings: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "CUDA GPUs", "\n".join(gpus) or no_gpu
     yield "Apple GPU (MPS)", "yes" if findings["mps"] else "none"
     yield "processes talk by", ", ".join(findings["backends"]) or "nothing: one process only"
+    yield "SLURM", "\n".join(_slurm_lines(findings["slurm"]))
     yield "disk here", f"{disk['free_gib']} GiB free in {disk['folder']}"
     yield "torch hub's downloads", f"{hub['free_gib']} GiB free in {hub['folder']}"
     weights = "there" if hub["inception_tf"] else "not there: give their file, or use features of your own"
     yield "weights of inception-tf", weights
+
+
+def _slurm_lines(slurm: dict[str, Any]) -> Iterable[str]:
+    if not slurm["commands"]:
+        yield "not found"
+    elif slurm["problem"]:
+        yield f"{', '.join(slurm['commands'])} found, but sinfo says: {slurm['problem']}"
+    else:
+        missing = [name for name in ("sinfo", "sbatch", "srun") if name not in slurm["commands"]]
+        yield f"{slurm['version'] or 'found'}{', without ' * bool(missing)}{', '.join(missing)}"
+    if slurm["partitions"]:
+        yield "partitions: " + ", ".join(
+            f"{part['name']} ({part['nodes']} nodes{', the default' * part['default']})"
+            for part in slurm["partitions"]
+        )
+    if job := slurm["job"]:
+        yield f"job {job['id']}, nodes {job['nodes']}, {job['tasks']} tasks"
+
+
+def _connection_lines(launched: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    connection, folder = launched["connection"], launched["shared_folder"]
+    large, small, wrong = connection["large"], connection["small"], connection["wrong_on"]
+    yield "backend", connection["backend"]
+    yield "sum over the ranks", f"wrong on ranks {', '.join(map(str, wrong))}" if wrong else "right"
+    yield (
+        f"all-reduce of {large['bytes'] / 2**20:g} MiB",
+        f"{large['seconds'] * 1e3:.3g} ms: {large['algorithm_gb_per_s']:.3g} GB/s (algorithm), "
+        f"{large['bus_gb_per_s']:.3g} GB/s (bus)",
+    )
+    yield f"all-reduce of {small['bytes']} bytes", f"{small['seconds'] * 1e3:.3g} ms"
+    shared = "the same for all ranks" if not folder["missing_on"] else "not shared by all ranks"
+    yield "working folder", f"{folder['folder']}, {shared}"
