@@ -1,7 +1,5 @@
 """`python -m cgt`."""
 
-import sys
+from cgt.cli import script
 
-from cgt.cli import main
-
-sys.exit(main())
+script()

@@ -184,7 +184,7 @@ class World:
                 name = different[0]
                 raise UserError(
                     f"the {name} is {facts[name]!r} here on {socket.gethostname()}, and {first.get(name)!r} "
-                    "on rank 0: start all processes with the same config, code and data."
+                    "on rank 0: start all processes with the same config, code, data and source."
                 )
 
     @functools.cached_property

@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 from cgt.errors import SaidElsewhereError, UserError
 from cgt.launch_files import Plan, plan_of
@@ -164,6 +165,17 @@ def say(text: str) -> None:
     line.highlight_regex("^error:", "bold red")
     # As it stands: its brackets are not markup, its lines are not wrapped.
     Console(stderr=True).print(line, soft_wrap=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process. One of several ends here and now: Python's own end, which takes down what torch has
+    running, aborts it now and then.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _say_traceback(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:

@@ -10,7 +10,7 @@ else.
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from cgt import __version__
 from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError
 from cgt.files import no_room
-from cgt.launching import COMMAND, INTERRUPTED, say
+from cgt.launching import COMMAND, INTERRUPTED, leave, say
 
 VERBS = {
     "demo": "demo",
@@ -33,6 +33,16 @@ VERBS = {
     "doctor": "doctor",
 }
 """What each verb's module calls it: a function, or `app` for a group of verbs. In the order of the work."""
+
+
+def script() -> NoReturn:
+    """`cgt` as a process of its own, which ends with the exit code of `main`."""
+    try:
+        code = main()
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    leave(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

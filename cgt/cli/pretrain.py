@@ -23,7 +23,7 @@ def pretrain(
     from cgt.launching import spread
 
     overrides = [*spread(processes, launch), *(overrides or [])]
-    from cgt.cli.training_run import execute, place_of, task_of
+    from cgt.cli.training_run import execute, meet, place_of, task_of
     from cgt.config import load
     from cgt.data import open_pictures
     from cgt.runs import RunFolder
@@ -33,7 +33,9 @@ def pretrain(
     settings = load(PretrainConfig, config, overrides)
     place = place_of(config, run)
     RunFolder.check_place(place, resume=resume, overwrite=overwrite, inputs=[Path(settings.data.shards)])
-    pictures = open_pictures(settings.data)
-    task = task_of(settings, pictures, settings.generator, settings.discriminator)
-    method = Method(MethodConfig(name="pretraining"), task)
-    execute(settings, method, pictures, place, resume=resume)
+    world = meet(settings)
+    with world.together():
+        pictures = open_pictures(settings.data)
+        task = task_of(settings, pictures, settings.generator, settings.discriminator)
+        method = Method(MethodConfig(name="pretraining"), task)
+    execute(settings, method, pictures, place, world, resume=resume)

@@ -17,6 +17,7 @@ from cgt.progress import stderr_console
 from cgt.runs import RunFolder, options_of, versions
 from cgt.training.loop import Evaluation, train
 from cgt.training.settings import RunConfig
+from cgt.training.strategies.choice import check
 from cgt.transfer.base import Method, Source, Task
 
 PICTURES_AT_ONCE = 256
@@ -27,6 +28,19 @@ def place_of(config: str, run: Path | None) -> Path:
     if run is not None:
         return run
     return Path("runs") / (Path(config).stem if Path(config).is_file() else config)
+
+
+def meet(settings: RunConfig) -> World:
+    """This process's place among those of the run, which must be able to train together as it says.
+
+    Raises:
+        UserError: they can't share the batch, or can't train by that strategy.
+    """
+    world = World(settings.precision, timeout=settings.timeout)
+    with world.together():
+        settings.check_share(world.size)
+        check(settings.strategy, world, compiled=settings.compile)
+    return world
 
 
 def task_of(
@@ -63,19 +77,22 @@ def execute(
     method: Method[Any],
     pictures: Pictures,
     run: Path,
+    world: World,
     *,
     resume: bool,
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train in the run folder `run`, whose place was checked, and say where the model is.
 
+    All processes of `world` call this together.
+
     Returns:
         The last checkpoint's folder.
     """
     provenance = {**(provenance or {}), "data": settings.data.shards, "data_sha256": pictures.digest}
-    world = World(settings.precision, timeout=settings.timeout)
     options = {f"option {key}": value for key, value in options_of(settings).items()}
-    world.agree({**options, "choice of --resume": str(resume), **_code(), "data": pictures.digest})
+    facts = {name: str(value) for name, value in provenance.items()}
+    world.agree({**options, "choice of --resume": str(resume), **_code(), **facts})
     with world.together():
         evaluation = _evaluation(settings, pictures, world)
     with world.together():

@@ -42,7 +42,7 @@ def transfer(
 
     overrides = [*spread(processes, launch), *(overrides or [])]
     from cgt import catalog
-    from cgt.cli.training_run import execute, place_of, task_of
+    from cgt.cli.training_run import execute, meet, place_of, task_of
     from cgt.config import read
     from cgt.data import open_pictures
     from cgt.errors import UserError
@@ -61,18 +61,20 @@ def transfer(
     place, folder = place_of(config, run), find_model(source)
     inputs = [folder, source, Path(settings.data.shards)]
     RunFolder.check_place(place, resume=resume, overwrite=overwrite, inputs=inputs)
-    pair = _source(folder)
-    pictures = open_pictures(settings.data)
-    _check_fit(pair, pictures, settings.data.shards, keeps_old_classes=kind.keeps_old_classes)
-    task = task_of(settings, pictures, pair.generator.config, pair.discriminator.config, pair)
-    provenance = {
-        "method": name,
-        "source": str(folder),
-        "source_generator_sha256": sha256(folder / "generator.safetensors"),
-        "source_discriminator_sha256": sha256(folder / "discriminator.safetensors"),
-    }
-    method = kind(settings.method, task)
-    execute(settings, method, pictures, place, resume=resume, provenance=provenance)
+    world = meet(settings)
+    with world.together():
+        pair = _source(folder)
+        pictures = open_pictures(settings.data)
+        _check_fit(pair, pictures, settings.data.shards, keeps_old_classes=kind.keeps_old_classes)
+        task = task_of(settings, pictures, pair.generator.config, pair.discriminator.config, pair)
+        provenance = {
+            "method": name,
+            "source": str(folder),
+            "source_generator_sha256": sha256(folder / "generator.safetensors"),
+            "source_discriminator_sha256": sha256(folder / "discriminator.safetensors"),
+        }
+        method = kind(settings.method, task)
+    execute(settings, method, pictures, place, world, resume=resume, provenance=provenance)
 
 
 def _source(folder: Path) -> "Source":

@@ -66,7 +66,7 @@ class RunConfig(Section):
             )
         if self.compile and self.gradient_checkpointing:
             raise ValueError(
-                "compile and gradient_checkpointing exclude each other, for what is compiled chooses by itself "
+                "compile and gradient_checkpointing exclude each other, for torch.compile chooses by itself "
                 "what to work out again: set one of them to false"
             )
         if self.optim.mode_seeking and (self.micro_batch or self.batch_size) % 2:

@@ -13,7 +13,7 @@ from cgt.training.ema import EMA
 from cgt.training.optim import ParameterGroup
 from cgt.training.settings import RunConfig
 from cgt.training.strategies.base import Trainable
-from cgt.training.strategies.choice import check, trainable
+from cgt.training.strategies.choice import trainable
 from cgt.transfer.base import Method
 
 
@@ -87,11 +87,9 @@ def _key(network: str, part: str) -> str:
 def build_trainer(config: RunConfig, method: Method[Any], world: World) -> Trainer:
     """The networks of `method` on this process's device, with their optimisers and the average.
 
-    Raises:
-        UserError: the processes can't share the batch, or can't train by that strategy.
+    That the processes can share the batch, and train by the config's strategies, was checked
+    (`RunConfig.check_share`, `choice.check`).
     """
-    config.check_share(world.size)
-    check(config.strategy, world, compiled=config.compile)
     generator, discriminator = method.networks()
     for network in (generator, discriminator):
         _made_by_rank_0(network, world)

@@ -57,3 +57,12 @@ def test_the_source_classes_of_cifar100_are_those_of_the_written_seed() -> None:
 def test_values_that_contradict_each_other_are_refused(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(PretrainConfig, "shapes/pretrain", ["data=anything", override])
+
+
+def test_compiled_networks_are_not_recomputed_by_hand() -> None:
+    with pytest.raises(UserError, match="compile and gradient_checkpointing exclude each other"):
+        load(
+            PretrainConfig,
+            "shapes/pretrain",
+            ["data=anything", "compile=true", "gradient_checkpointing=true"],
+        )
