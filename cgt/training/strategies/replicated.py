@@ -93,6 +93,7 @@ class _Bucket:
             if parameter.grad is not None:
                 parameter.grad.copy_(mean.view_as(parameter))
         self._flat = torch.empty(0)
+        self._wait = lambda: None  # what it was holds the flat gradients
         self.missing = len(self.parameters)
 
 

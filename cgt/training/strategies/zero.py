@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ from cgt.training.strategies.base import Trainable, found_overflow
 
 PERSISTENT = 100_000
 """Stage 3 leaves weights of fewer numbers whole: to gather them would cost more than to keep them."""
+
+BUCKET = 25 * 2**18
+"""Gradients are sent in messages of about so many numbers, of which a buffer is kept. DeepSpeed's own default
+is 2 GB of them a network."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's, by torch's names."""
@@ -55,6 +59,7 @@ class Zero(Trainable):
                 "zero_optimization": {
                     "stage": stage,
                     "overlap_comm": False,
+                    "reduce_bucket_size": bucket_size(self.parameters),
                     "stage3_param_persistence_threshold": PERSISTENT,
                 },
             },
@@ -192,6 +197,11 @@ class Zero(Trainable):
             {**group, "params": list(itertools.islice(numbers, size))}
             for group, size in zip(self.optimiser.param_groups, self._group_sizes, strict=True)
         ]
+
+
+def bucket_size(parameters: Sequence[nn.Parameter]) -> int:
+    """Numbers in the buffer; every gradient must fit."""
+    return max(BUCKET, *(parameter.numel() for parameter in parameters))
 
 
 def _deepspeed(device: torch.device) -> Any:
