@@ -95,6 +95,15 @@ class World:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    def mean(self, own: Tensor) -> Tensor:
+        """The mean of the ranks' values, for a loss: its gradient goes through this rank's own value, so that
+        gradients which are averaged over the ranks become those of the mean.
+        """
+        if self.size == 1:
+            return own
+        value = own.detach()
+        return self.sum_(value.clone()) / self.size + (own - value)
+
     def start_sum_(self, tensor: Tensor) -> Callable[[], None]:
         """Begin what `sum_` does; the tensor is whole once the function that this returns has been called.
 

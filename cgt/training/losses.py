@@ -3,6 +3,8 @@
 Shapes: N pictures, Z latent size; all losses are scalars, means over the batch.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,14 +19,15 @@ def hinge_generator(fake_N: Tensor) -> Tensor:
     return -fake_N.mean()
 
 
-def mode_seeking(x_N3RR: Tensor, z_NZ: Tensor) -> Tensor:
+def mode_seeking(x_N3RR: Tensor, z_NZ: Tensor, mean: Callable[[Tensor], Tensor] = lambda own: own) -> Tensor:
     """1 / (|dx| / |dz| + 0.01) over neighbouring pairs of the batch, which must share their class (Mao et
     al., 2019).
 
-    Without it a small generator learns to ignore z. An odd last picture is left out.
+    Without it a small generator learns to ignore z. An odd last picture is left out. `mean` makes a mean over
+    all ranks of this rank's mean, before the quotient is taken.
     """
     pairs = len(x_N3RR) // 2
     first_x, second_x = x_N3RR[: 2 * pairs].float().unflatten(0, (pairs, 2)).unbind(1)
     first_z, second_z = z_NZ[: 2 * pairs].unflatten(0, (pairs, 2)).unbind(1)
     ratio: Tensor = (first_x - second_x).abs().mean((1, 2, 3)) / (first_z - second_z).abs().mean(1)
-    return 1 / (ratio.mean() + 0.01)
+    return 1 / (mean(ratio.mean()) + 0.01)

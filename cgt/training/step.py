@@ -120,7 +120,7 @@ def generator_gradients(trainer: Trainer, step: int) -> Terms:
         loss = trainer.method.generator_loss(logits_N) / trainer.micro_batches
         terms["loss_generator"] += loss.detach()
         if seeking:
-            term = seeking * mode_seeking(fake_N3RR, z_NZ) / trainer.micro_batches
+            term = seeking * mode_seeking(fake_N3RR, z_NZ, trainer.world.mean) / trainer.micro_batches
             terms["mode_seeking"] += term.detach()
             loss = loss + term
         if not last:

@@ -135,7 +135,7 @@ def test_a_diverged_run_stops_and_names_the_last_good_checkpoint(
     from cgt.training import step
 
     losses = iter([0.5] * 2)
-    monkeypatch.setattr(step, "mode_seeking", lambda x, z: x.mean() * 0 + next(losses, float("inf")))
+    monkeypatch.setattr(step, "mode_seeking", lambda x, z, mean: x.mean() * 0 + next(losses, float("inf")))
     words = [
         "pretrain",
         "shapes/pretrain",
