@@ -18,6 +18,9 @@ $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with the venv module was found: install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --editable ".[dev]"
+	@$(BIN)/python -m pip freeze | grep '^torch==' > .venv/torch.txt
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --constraint .venv/torch.txt --editable ".[deepspeed]" || \
+		echo "DeepSpeed could not be installed: zero1, zero2 and zero3 can't be used, and their tests are skipped" >&2
 	@touch $@
 
 demo: install  ## Pretrain, transfer, eval and sample on built-in pictures (about 5 minutes on 2 cores); results in demo/

@@ -1,6 +1,8 @@
 """Functions run by several ranks at once: forked processes on the CPU that talk through gloo."""
 
 import contextlib
+import gc
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -11,11 +13,22 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+import pytest
 import torch
 from accelerate.state import PartialState
 
 SECONDS = 60
 """That all ranks may take."""
+
+
+def require(strategy: str) -> None:
+    """Skip what lacks its packages; DeepSpeed is imported here once, and not by each rank."""
+    if strategy != "ddp":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        pytest.importorskip("transformers")
+        pytest.importorskip("deepspeed")
+        # The first engine would import torch's compiler through it, for seconds.
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
 
 class FailedRanksError(AssertionError):
@@ -89,6 +102,7 @@ def _rank(
     }
     PartialState._reset_state()
     torch.set_num_threads(1)
+    gc.freeze()  # DeepSpeed collects garbage for every engine: not what was there before, for seconds
     try:
         # By value: torch would hand over tensors as files of this process, which ends.
         pipe.send_bytes(pickle.dumps((function(*arguments), None)))

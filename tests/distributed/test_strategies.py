@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -23,19 +22,24 @@ from cgt.training.trainer import Trainer, build_trainer, snapshot
 from cgt.transfer.base import Method, MethodConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
-from tests.distributed.ranks import run_ranks
+from tests.distributed.ranks import require, run_ranks
 
-os.environ["DS_ACCELERATOR"] = "cpu"
 STEPS = 6
 HALF = 3
 OPTIM = {"discriminator_steps": 2, "generator_lr": 1e-3, "discriminator_lr": 1e-3, "eps": 1e-3}
 CLIPPED = {**OPTIM, "max_grad_norm": 0.05, "class_lr_scale": 3.0}
+SMOOTH = {"discriminator_steps": 2, "eps": 10.0}
+"""Steps in proportion to the gradients, at the default rates.
+
+Batches of other sizes are rounded otherwise in bf16. With a small eps Adam makes full steps of any gradient,
+also of what is rounding alone, such as that of a bias before a batch norm, and two runs part.
+"""
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("pretraining", {}),
     "frozen generator": ("cgantransfer", {}),
     "accumulation": ("pretraining", {"micro_batch": 2, "generator": tiny.HIERARCHICAL}),
     "clipped": ("pretraining", {"optim": CLIPPED}),
-    "bf16": ("pretraining", {"precision": "bf16"}),
+    "bf16": ("pretraining", {"precision": "bf16", "optim": SMOOTH}),
 }
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3"]
 
@@ -97,13 +101,6 @@ def in_one_process(cases: list[str], last: int) -> dict[str, Any]:
     return found
 
 
-def require(strategy: str) -> None:
-    """Skip what lacks its packages; DeepSpeed is imported here once, and not by each rank."""
-    if strategy != "ddp":
-        pytest.importorskip("deepspeed")
-        pytest.importorskip("transformers")
-
-
 @functools.cache
 def expected() -> dict[str, Any]:
     return in_one_process(list(CASES), STEPS)
@@ -145,6 +142,30 @@ def test_two_processes_train_as_one_does(strategy: str, case: str) -> None:
         assert_close(of_rank[case], expected()[case], 1e-5)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_train_as_one_does_in_bf16(strategy: str) -> None:
+    """In rounding to 8 bits they differ, which is a hundredth of how far the weights move."""
+    t = trainer("pretraining", precision="bf16")
+    for network, start in (("generator", t.generator), ("discriminator", t.discriminator)):
+        of_both = [of["bf16"]["state"][network] for of in found(strategy)]
+        assert_close(of_both[0], of_both[1], 0.0)
+        of_one = expected()["bf16"]["state"][network]
+        moved = 0.0
+        for name, weight in start.named_parameters():
+            assert_close(of_both[0][name], of_one[name], 1e-5, name)
+            moved = max(moved, float((of_one[name] - weight.detach()).abs().max()))
+        assert moved > 1e-4
+    for found_in_step, losses in zip(
+        found(strategy)[0]["bf16"]["losses"], expected()["bf16"]["losses"], strict=True
+    ):
+        assert_close(found_in_step, losses, 0.02)
+
+
+def test_bf16_is_not_float32() -> None:
+    losses = steps(trainer("pretraining", optim=SMOOTH), 0, 1)["losses"]
+    assert 1e-4 < abs(losses[0]["loss_generator"] - expected()["bf16"]["losses"][0]["loss_generator"]) < 0.1
+
+
 def test_strategies_may_differ_between_the_networks() -> None:
     for of_rank in found("zero3+ddp"):
         assert_close(of_rank["frozen generator"], expected()["frozen generator"], 1e-5)
@@ -158,16 +179,6 @@ def test_three_processes_train_as_one_does() -> None:
     reference = on_twelve(6)
     for of_rank in run_ranks(on_twelve, 3, 2):
         assert_close(of_rank, reference, 1e-5)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_bf16_stays_near(strategy: str) -> None:
-    """Batches of other sizes are rounded otherwise."""
-    weights = [of["bf16"]["state"]["generator"] for of in (*found(strategy), expected())]
-    assert_close(weights[0], weights[1], 0.0)
-    assert_close(weights[0], weights[2], 0.02)
-    float32 = expected()["plain"]["state"]["generator"]
-    assert any(not torch.equal(weights[0][name], float32[name]) for name in float32)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
