@@ -1,4 +1,4 @@
-"""SLURM jobs of the training verbs: the shipped batch scripts, filled in.
+"""SLURM jobs of the verbs that run on many machines: the shipped batch scripts, filled in.
 
 The scripts (`launch/slurm/VERB.sbatch`) work by themselves, too; what they take from the environment and from
 their arguments is written into a copy here.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cgt.errors import RunError, UserError
 
-VERBS = "pretrain", "transfer", "eval"
+VERBS = "pretrain", "transfer", "eval", "doctor"
 DIRECTIVE = "#SBATCH "
 
 

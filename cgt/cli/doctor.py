@@ -24,7 +24,7 @@ def doctor(
     """Show versions, devices and backends, and what is missing for what.
 
     In several processes, also check that they reach each other, and how fast: with --processes or --launch
-    here, and as `srun cgt doctor` or `torchrun -m cgt doctor` on many machines.
+    here, and with `cgt launch slurm -- doctor` or `torchrun -m cgt doctor` on many machines.
     """
     import os
 
@@ -87,8 +87,11 @@ def _show(findings: dict[str, Any]) -> None:
         )
     launched = findings["launch"]
     if launched is None:
-        several = "cgt doctor --processes N here, or srun cgt doctor in a SLURM job"
-        console.print(f"Whether several processes reach each other: {several}.", soft_wrap=True)
+        console.print(
+            "Whether processes reach each other: cgt doctor --processes N, or on many machines "
+            "cgt launch slurm --nodes N -- doctor.",
+            soft_wrap=True,
+        )
         return
     console.print(_ranks(launched["ranks"]), "")
     console.print(_pairs("connection", _connection_lines(launched)))

@@ -1,4 +1,4 @@
-"""`cgt launch`: the training verbs on many machines."""
+"""`cgt launch`: training, measuring and checking on many machines."""
 
 import shlex
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Start pretrain, transfer or eval on many machines.")
+app = typer.Typer(no_args_is_help=True, help="Start pretrain, transfer, eval or doctor on many machines.")
 
 COMMAND = Annotated[
     list[str],
-    typer.Argument(metavar="-- VERB ARGS...", help="pretrain, transfer or eval, and what it takes."),
+    typer.Argument(metavar="-- VERB ARGS...", help="pretrain, transfer, eval or doctor, and what it takes."),
 ]
 
 

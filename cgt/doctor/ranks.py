@@ -4,9 +4,11 @@ import contextlib
 import itertools
 import os
 import platform
+import re
 import socket
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from cgt import __version__
 from cgt.distributed import World, device, lost_touch, roll_call
 from cgt.doctor.machine import free_gib
 from cgt.errors import RunError, SaidElsewhereError
+from cgt.launching import say
 from cgt.runs import versions
 from cgt.training.watchdog import Watch
 
@@ -52,7 +55,7 @@ def check(seconds: float = SECONDS) -> dict[str, Any]:
     """
     with roll_call(f"{socket.gethostname()}, {device().type}", seconds) as notes:
         _refuse_a_mixture(notes)
-        with _explained():
+        with _connecting(seconds):
             world = World(timeout=seconds)
             talk = world.aside()
     assert world.backend is not None
@@ -111,17 +114,33 @@ def _refuse_a_mixture(notes: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what a failed connection raises into a message with a remedy."""
+def _connecting(seconds: float) -> Iterator[None]:
+    """Turn what a failed connection raises into a message with a remedy, and end the process if none comes:
+    gloo waits five times as long as it is told.
+    """
+
+    def message(reason: str) -> str:
+        return (
+            f"rank {os.environ['RANK']} on {socket.gethostname()} has found the other ranks, and can't "
+            f"connect to them ({reason}). {_advice('gloo')}."
+        )
+
+    def give_up() -> None:
+        say(f"error: {message(f'nothing within {seconds:g} s')}")
+        os._exit(1)
+
+    limit = threading.Timer(seconds, give_up)
+    limit.daemon = True
+    limit.start()
     try:
         yield
     except Exception as error:
         if not lost_touch(error):
             raise
-        raise RunError(
-            f"rank {os.environ['RANK']} on {socket.gethostname()} has found the other ranks, and can't "
-            f"connect to them ({' '.join(str(error).split())[:200]}). {_advice('gloo')}."
-        ) from error
+        reason = re.sub(r"\[/[^]]*] ", "", " ".join(str(error).split()))  # without lines of torch's sources
+        raise RunError(message(reason[:200])) from error
+    finally:
+        limit.cancel()
 
 
 def _advice(backend: str) -> str:

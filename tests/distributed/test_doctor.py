@@ -21,9 +21,11 @@ from cgt.errors import RunError
 from cgt.training import watchdog
 from tests.distributed.ranks import FailedRanksError, run_ranks
 from tests.distributed.runs import in_call
+from tests.launch.hosts import NoHostsError, two_hosts
 
 SECONDS = 20.0
 HOST = socket.gethostname()
+ROOT = str(Path(__file__).parents[2])
 
 
 def check(
@@ -116,6 +118,46 @@ def test_ranks_that_meet_and_can_not_connect_are_told_of_the_interface() -> None
         assert "there are lo" in error
 
 
+def test_a_gpu_without_room_for_the_check_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([2**29, 2**31])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (next(free), 2**36))
+    with pytest.raises(RunError, match=f"^cuda:3 of {HOST} has 0.5 GiB free"):
+        ranks._refuse_a_full_gpu(torch.device("cuda:3"))
+    ranks._refuse_a_full_gpu(torch.device("cuda:3"))
+
+
+SHORT = """
+import sys
+from cgt.cli import main
+from cgt.doctor import ranks
+ranks.check.__defaults__ = (6.0,)
+sys.exit(main(["doctor"]))
+"""
+"""The verb with less patience."""
+
+
+@pytest.mark.slow
+def test_hosts_that_can_not_connect_say_so_inside_the_time_out(tmp_path: Path) -> None:
+    try:
+        with two_hosts(tmp_path) as hosts:
+            started = []
+            for rank, host in enumerate(hosts):
+                place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+                meeting = {"MASTER_ADDR": "host0", "MASTER_PORT": "29500", "GLOO_SOCKET_IFNAME": "lo"}
+                environment = os.environ | place | meeting | {"PYTHONPATH": ROOT}
+                started.append(host.start([sys.executable, "-c", SHORT], environment, tmp_path))
+            begin = time.monotonic()
+            said = [process.communicate(timeout=60)[1] for process in started]
+            assert time.monotonic() - begin < 20
+    except NoHostsError as error:
+        pytest.skip(f"no two hosts can be made on this machine: {error}")
+    assert [process.returncode for process in started] == [1, 1]
+    for rank, text in enumerate(said):
+        assert f"error: rank {rank} on host{rank} has found the other ranks, and can't connect" in text
+        assert "(on host" in text
+        assert "eth0" in text
+
+
 def test_a_wrong_sum_is_an_error_that_names_the_rank() -> None:
     def spoil() -> None:
         sum_ = World.sum_
@@ -181,10 +223,9 @@ def test_ranks_with_and_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatc
 def doctor(
     *words: str, cwd: Path, launcher: tuple[str, ...] = ("-m", "cgt")
 ) -> "subprocess.CompletedProcess[str]":
-    root = str(Path(__file__).parents[2])
     return subprocess.run(
         [sys.executable, *launcher, "doctor", *words],
-        env=os.environ | {"PYTHONPATH": root, "COLUMNS": "200", "ACCELERATE_USE_CPU": "1"},
+        env=os.environ | {"PYTHONPATH": ROOT, "COLUMNS": "200", "ACCELERATE_USE_CPU": "1"},
         cwd=cwd,
         capture_output=True,
         text=True,

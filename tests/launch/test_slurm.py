@@ -131,6 +131,19 @@ def test_the_ranks_of_two_nodes_reach_each_other(site: Site) -> None:
         assert f"{rank} {given} 2" in site.said(number).splitlines(), site.said(number)
 
 
+@pytest.mark.slow
+def test_the_doctor_checks_the_connection_between_two_nodes(site: Site) -> None:
+    number = number_of(site.launch("--nodes=2", "--", "doctor", "--json", "found.json"))
+    job = site.wait(number, "COMPLETED", "FAILED", seconds=120)
+    assert job["JobState"] == "COMPLETED", site.said(number)
+    found = json.loads((site.home / "found.json").read_text())
+    assert found["slurm"]["partitions"] == [{"name": "main", "nodes": 2, "default": True}]
+    assert found["slurm"]["job"]["id"] == str(number)
+    assert len(found["launch"]["ranks"]) == 2
+    assert found["launch"]["connection"]["large"]["bus_gb_per_s"] > 0
+    assert found["launch"]["warnings"] == []
+
+
 def test_a_preempted_run_is_queued_again_and_goes_on(site: Site) -> None:
     run = site.home / "the run"
     site.cgt(f'RUN_FOLDER="{run}"; printf "%s\\n" "$@"\n{UNTIL_SIGNALLED}')
