@@ -1,6 +1,9 @@
 """Ranks that keep an eye on each other, so that none waits for one that is gone.
 
-Each rank leaves a note in the store in which the ranks met, about once a second, and reads the others'.
+Each rank leaves a note in the store in which the ranks met, about once a second, and reads the others'. Rank
+0 holds the store, and a call to it may never return when rank 0 is stopped or the network to it is cut,
+whatever time-out the store has. So one thread talks to the store and does nothing else; what waits or decides
+looks at what that thread has found, and at how long ago.
 """
 
 import itertools
@@ -10,12 +13,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from cgt.distributed import World, lost_touch
 from cgt.errors import RunError, SaidElsewhereError, UserError
@@ -32,12 +35,106 @@ _NUMBERS = itertools.count()
 _PACKAGE = Path(__file__).parents[1]
 
 
+@dataclass(frozen=True)
+class _Note:
+    """What a rank tells the others."""
+
+    time: float
+    """By its own clock: no two notes of a rank have the same."""
+    host: str
+    done: int
+    busy: float
+    """Seconds in the present step."""
+    at: str
+    """A line of this package."""
+    code: int | None
+    """With which it fails."""
+    heard: list[int]
+    """Of which ranks it knows that they fail."""
+    ending: bool
+    """Whether it ends by itself, and need not know."""
+
+
 @dataclass
 class _Other:
     """What this rank knows of one rank: its last note, and when it came."""
 
-    note: dict[str, Any]
+    note: _Note
     seen: float
+
+
+class _Exchange:
+    """The thread that talks to the store."""
+
+    def __init__(self, board: Any, world: World, write: Callable[[], _Note]) -> None:
+        # A store serves some ten thousand notes a second.
+        self.pause = SECONDS * max(1.0, (world.size / 64) ** 2)
+        """Seconds from one to the next."""
+        self.silent = max(SILENT, 5 * self.pause)
+        """Seconds without a note that say that a rank is gone."""
+        self.others: dict[int, _Other] = {}
+        self.last = time.monotonic()
+        """When the last exchange was over."""
+        self.closed = False
+        """Whether the store has gone away."""
+        self.told: int | None = None
+        """The exit code that the others can read."""
+        self._board = board
+        self._world = world
+        self._write = write
+        self._ending = False
+        self._hurry = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="notes", daemon=True)
+
+    def start(self) -> None:
+        """All ranks do this together."""
+        self._leave_note()
+        self._take(dict(enumerate(self._world.gather(self._write()))))
+        self._thread.start()
+
+    def hurry(self) -> None:
+        """Have the next exchange begin now."""
+        self._hurry.set()
+
+    def end(self) -> None:
+        """One last exchange; where the store answers, the thread is over when this returns."""
+        self._ending = True
+        self.hurry()
+        self._thread.join(0 if self.lost(self.silent) else GRACE)
+
+    def lost(self, limit: float) -> bool:
+        """Whether the store has gone away, or an exchange has taken longer than `limit` seconds."""
+        return self.closed or time.monotonic() - self.last > limit
+
+    def _run(self) -> None:
+        keys = [str(rank) for rank in range(self._world.size)]
+        while True:
+            last = self._ending
+            self._hurry.clear()
+            try:
+                note = self._leave_note()
+                texts = self._board.multi_get(keys)
+            except RuntimeError:
+                self.closed = True
+                return
+            self._take({rank: _Note(**json.loads(text)) for rank, text in enumerate(texts)})
+            self.told = note.code
+            if last:
+                return
+            self._hurry.wait(self.pause)
+
+    def _leave_note(self) -> _Note:
+        note = self._write()
+        self._board.set(str(self._world.rank), json.dumps(asdict(note)))
+        return note
+
+    def _take(self, notes: Mapping[int, _Note]) -> None:
+        now = time.monotonic()
+        for rank, note in notes.items():
+            known = self.others.get(rank)
+            if rank != self._world.rank and (known is None or known.note.time != note.time):
+                self.others[rank] = _Other(note, now)
+        self.last = now
 
 
 class Watch:
@@ -47,40 +144,38 @@ class Watch:
     process, and so does a rank that has failed, if the block does not end by itself.
 
     Errors that only say that touch was lost become one that names the rank that is gone; of ranks that fail
-    together, the first says why.
+    together, the first says why. When the store does not answer, ranks know nothing more of each other, and
+    the first on each host says so.
 
     Args:
         world: its ranks.
         advice: what to look at when touch is lost.
+        unit: what a rank does one of after the other.
 
     Raises:
         RunError: another rank is gone.
         SaidElsewhereError: another rank failed, or says what happened.
     """
 
-    def __init__(self, world: World, advice: str = "") -> None:
+    def __init__(self, world: World, advice: str = "", unit: str = "step") -> None:
         self._world = world
         self._advice = advice and f" {advice}."
-        self._board = world.board(f"cgt-watch-{next(_NUMBERS)}")
-        # A store serves some ten thousand notes a second.
-        self._pause = SECONDS * max(1.0, (world.size / 64) ** 2)
-        self._silent = max(SILENT, 5 * self._pause)
+        self._unit = unit
         self._main = threading.get_ident()
-        self._number = 0
         self._done = 0
         self._busy_since: float | None = None
         self._code: int | None = None
-        self._others: dict[int, _Other] = {}
-        self._store_lost = False
-        self._leaving = False
-        self._stop = threading.Event()
+        self._ending = False
+        self._exchange = _Exchange(world.board(f"cgt-watch-{next(_NUMBERS)}"), world, self._note)
+        self._pause, self._silent = self._exchange.pause, self._exchange.silent
+        self._decision = threading.Lock()
+        """Held by the thread that says how this process ends."""
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watch":
-        if self._board is not None:
-            self._leave_note()
-            self._world.gather(None)
-            self._read_notes()
+        if self._world.size > 1:
+            self._exchange.start()
             self._thread.start()
         return self
 
@@ -91,10 +186,14 @@ class Watch:
         yield
         self._done, self._busy_since = done + 1, None
 
+    def reached(self, done: int) -> None:
+        """Note how much is done, where no limit holds for a part of it."""
+        self._done = done
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._board is None:
+        if self._world.size == 1:
             return
         try:
             if error is None:
@@ -106,60 +205,74 @@ class Watch:
             if isinstance(error, Exception) and not isinstance(error, SaidElsewhereError):
                 self._explain(error)
         finally:
-            self._stop.set()
+            self._over.set()
+            self._end()
 
     def _explain(self, error: Exception) -> None:
         """Raise what tells more than `error`, if anything does, once the others know."""
-        self._leaving = True
-        if not lost_touch(error):
-            self._fail(2 if isinstance(error, UserError) else 1)
-            self._wait(2 * self._pause, lambda: False)
-            self._raise_if_said_by(range(self._world.rank), error)
-            # This rank may hold the store: it stays until the others have read why it goes.
-            mine = self._world.rank
-            self._wait(GRACE, lambda: all(mine in note["heard"] for note in self._notes().values()))
-            return
+        self._decision.acquire()  # for good; another thread that has it ends the process
+        if lost_touch(error):
+            self._explain_lost_touch(error)
+        before = range(self._world.rank)
+        self._tell(2 if isinstance(error, UserError) else 1)
+        self._wait(2 * self._pause, lambda: bool(self._failed(before)))
+        self._raise_if_said_by(before, error)
+        self._stay()
+
+    def _explain_lost_touch(self, error: Exception) -> NoReturn:
         everyone = range(self._world.size)
-        self._wait(self._silent + self._pause, lambda: bool(self._failed(everyone)))
+        self._wait(
+            self._silent + self._pause, lambda: bool(self._failed(everyone) or self._gone(self._silent))
+        )
+        # Others that are gone show now, too.
+        self._wait(2 * self._pause, lambda: bool(self._failed(everyone)))
         self._raise_if_said_by(everyone, error)
         gone = self._gone(self._silent)
-        speaker = min({*everyone} - {*gone})
-        if speaker != self._world.rank:
+        if (speaker := self._speaker()) != self._world.rank:
             raise SaidElsewhereError(speaker, 1) from error
-        self._fail(1)
-        self._wait(2 * self._pause, lambda: False)
-        if self._store_lost or gone:
-            raise RunError(f"{self._named(gone)}: killed, or its machine is gone.{self._advice}") from error
-        reason = " ".join(str(error).split())
-        where = self._whereabouts()
-        raise RunError(f"the ranks lost touch ({reason[:200]}): {where}.{self._advice}") from error
+        lost, where = self._exchange.lost(self._silent), self._whereabouts()
+        self._tell(1)
+        self._stay()
+        if lost or gone:
+            reason = f"{self._named(gone)}: killed, or its machine or the network to it is gone"
+        else:
+            reason = f"the ranks lost touch ({' '.join(str(error).split())[:200]}): {where}"
+        raise RunError(f"{reason}.{self._advice}") from error
 
     def _raise_if_said_by(self, ranks: range, error: Exception) -> None:
         if failed := self._failed(ranks):
             first = min(failed)
             raise SaidElsewhereError(first, failed[first]) from error
 
-    def _notes(self) -> dict[int, dict[str, Any]]:
+    def _notes(self) -> dict[int, _Note]:
         """The other ranks' last ones."""
-        return {rank: other.note for rank, other in self._others.items()}
+        return {rank: other.note for rank, other in self._exchange.others.items()}
 
     def _failed(self, ranks: range) -> dict[int, int]:
         """The exit codes of those of the ranks, other than this one, that failed by themselves."""
-        return {rank: note["code"] for rank, note in self._notes().items() if rank in ranks and note["code"]}
+        return {rank: note.code for rank, note in self._notes().items() if rank in ranks and note.code}
 
     def _gone(self, limit: float) -> list[int]:
-        """The ranks that have left no note for `limit` seconds; rank 0 if the store went with it."""
-        if self._store_lost:
+        """The ranks that have left no note for `limit` seconds; rank 0 if the store does not answer."""
+        if self._exchange.lost(limit):
             return [0] if self._world.rank else []
-        now = time.monotonic()
-        return [rank for rank, other in self._others.items() if now - other.seen > limit]
+        last = self._exchange.last
+        return [rank for rank, other in self._exchange.others.items() if last - other.seen > limit]
+
+    def _speaker(self) -> int:
+        """Which rank says what has happened: the first that is there, as far as this one can know."""
+        notes, me = self._notes(), self._world.rank
+        if self._exchange.lost(self._silent):
+            host = socket.gethostname()
+            return min([me, *(rank for rank, note in notes.items() if rank and note.host == host)])
+        return min({me, *notes} - {*self._gone(self._silent)})
 
     def _named(self, gone: list[int]) -> str:
         """What can be said of ranks that are gone; none of them: of the store."""
         notes = self._notes()
         return (
             ", ".join(
-                f"rank {rank} ({notes[rank]['host']}) has not answered since step {notes[rank]['done']}"
+                f"rank {rank} ({notes[rank].host}) has not answered since {self._unit} {notes[rank].done}"
                 for rank in gone
             )
             or "the store through which the ranks met does not answer"
@@ -168,7 +281,7 @@ class Watch:
     def _whereabouts(self) -> str:
         notes = {**self._notes(), self._world.rank: self._note()}
         return ", ".join(
-            f"rank {rank} ({note['host']}) is at {note['at']} after step {note['done']}"
+            f"rank {rank} ({note.host}) is at {note.at} after {self._unit} {note.done}"
             for rank, note in sorted(notes.items())
         )
 
@@ -178,24 +291,44 @@ class Watch:
         while time.monotonic() < end and not done():
             time.sleep(self._pause / 10)
 
-    def _fail(self, code: int) -> None:
+    def _tell(self, code: int) -> None:
+        """Let the others read that this rank fails, if the store takes it."""
+        exchange = self._exchange
         self._code = code
-        self._leave_note()
+        exchange.hurry()
+        self._wait(GRACE, lambda: exchange.told == code or exchange.lost(self._silent))
 
-    def _note(self) -> dict[str, Any]:
-        since = self._busy_since
-        return {
-            "number": self._number,
-            "done": self._done,
-            "busy": 0.0 if since is None else time.monotonic() - since,
-            "at": self._place(),
-            "host": socket.gethostname(),
-            "code": self._code,
-            "heard": list(self._failed(range(self._world.size))),
-        }
+    def _stay(self) -> None:
+        """Keep the store, if this rank holds it, until the others have read why it goes."""
+        if self._world.rank:
+            return
+
+        def known() -> bool:
+            gone = self._gone(self._silent)
+            there = [note for rank, note in self._notes().items() if rank not in gone]
+            return all(0 in note.heard or note.ending for note in there)
+
+        self._wait(GRACE, known)
+
+    def _end(self) -> None:
+        self._ending = True
+        self._exchange.end()
+
+    def _note(self) -> _Note:
+        now, since = time.monotonic(), self._busy_since
+        return _Note(
+            time=now,
+            host=socket.gethostname(),
+            done=self._done,
+            busy=0.0 if since is None else now - since,
+            at=self._place(),
+            code=self._code,
+            heard=list(self._failed(range(self._world.size))),
+            ending=self._ending,
+        )
 
     def _place(self) -> str:
-        """Where in this package the training is."""
+        """Where in this package the main thread is."""
         frame = sys._current_frames().get(self._main)
         while frame is not None:
             path = Path(frame.f_code.co_filename)
@@ -204,53 +337,32 @@ class Watch:
             frame = frame.f_back
         return "its end"
 
-    def _leave_note(self) -> None:
-        assert self._board is not None
-        self._number += 1
-        try:
-            self._board.set(str(self._world.rank), json.dumps(self._note()))
-        except RuntimeError:
-            self._store_lost = True
-
-    def _read_notes(self) -> None:
-        assert self._board is not None
-        ranks = [rank for rank in range(self._world.size) if rank != self._world.rank]
-        try:
-            notes = [json.loads(text) for text in self._board.multi_get([str(rank) for rank in ranks])]
-        except RuntimeError:
-            self._store_lost = True
-            return
-        now = time.monotonic()
-        for rank, note in zip(ranks, notes, strict=True):
-            if rank not in self._others or self._others[rank].note["number"] != note["number"]:
-                self._others[rank] = _Other(note, now)
-
     def _watch(self) -> None:
-        patience = GRACE
-        while not self._stop.wait(self._pause):
-            if not self._store_lost:
-                self._leave_note()
-                self._read_notes()
-            if self._leaving:
-                continue
+        """Look at what is known, and never wait for it."""
+        patience, limit = GRACE, self._world.timeout
+        while not self._over.wait(self._pause):
             failed = self._failed(range(self._world.size))
-            if failed or self._store_lost:
+            if failed or self._exchange.closed:
                 patience -= self._pause
             if patience < 0:
                 code = failed[min(failed)] if failed else 1
                 self._give_up(None if failed else self._named(self._gone(self._silent)), code)
-            elif not self._store_lost and (gone := self._gone(self._world.timeout)):
-                self._give_up(f"{self._named(gone)}, for {self._world.timeout:g} s", 1)
-            elif self._longest() > self._world.timeout:
-                self._give_up(f"no step ended for {self._world.timeout:g} s: {self._whereabouts()}", 1)
+            elif not self._exchange.closed and (gone := self._gone(limit)):
+                self._give_up(f"{self._named(gone)}, for {limit:g} s", 1)
+            elif self._longest() > limit:
+                self._give_up(f"no {self._unit} ended for {limit:g} s: {self._whereabouts()}", 1)
 
     def _longest(self) -> float:
         """Seconds of the longest present step of any rank."""
-        return float(max(self._note()["busy"], *(note["busy"] for note in self._notes().values())))
+        return max(self._note().busy, *(note.busy for note in self._notes().values()))
 
     def _give_up(self, reason: str | None, code: int) -> None:
-        """End this process, whatever it waits for; the first of the ranks that are there says why."""
-        first = min({*range(self._world.size)} - {*self._gone(self._silent)})
-        if reason and first == self._world.rank:
+        """End this process, whatever it waits for, unless it is ending by itself."""
+        if not self._decision.acquire(blocking=False):
+            return
+        if reason and self._speaker() == self._world.rank:
             say(f"error: {reason}: the run ends.{self._advice}")
+            self._tell(code)
+            self._stay()
+        self._end()
         os._exit(code)

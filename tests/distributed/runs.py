@@ -1,7 +1,9 @@
 """Tiny runs by several ranks, which may be struck anywhere."""
 
+import fcntl
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +13,14 @@ import torch
 from torch import Tensor
 
 from cgt.distributed import World
+from cgt.errors import UserError
 from cgt.models.biggan import Generator
 from cgt.runs import RunFolder
-from cgt.training import watchdog
+from cgt.training import loop, watchdog
 from cgt.training.loop import Evaluation, train
 from cgt.training.state_files import read_state
 from cgt.transfer.base import Method, MethodConfig
+from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
 
 STEPS = 7
@@ -45,16 +49,36 @@ def mean_brightness(generator: Generator) -> dict[str, float]:
         return {"score": float(generator(torch.ones(16, generator.dim_z), y_N).mean())}
 
 
-def run(path: Path, *, resume: bool = False, arm: Callable[[], None] | None = None, **changes: Any) -> None:
+def chosen(strategy: str) -> dict[str, str]:
+    """Of "zero3+ddp", the generator's and the discriminator's."""
+    names = strategy.split("+")
+    return {"generator": names[0], "discriminator": names[-1]}
+
+
+def task(kind: str, **changes: Any) -> tuple[Any, Method[Any]]:
+    """The config and the method of tiny training: "pretraining", or "cgantransfer", which freezes G."""
+    if kind == "pretraining":
+        config: Any = tiny.pretrain_config(**changes)
+        return config, Method(MethodConfig(name=kind), tiny.task(config.generator, tiny.OLD, transfer=False))
+    options = CGANTransferConfig(name=kind, lambda_s=1.0, lambda_r=1.0)
+    return tiny.transfer_config(options, **changes), CGANTransfer(options, tiny.task(tiny.HIERARCHICAL))
+
+
+def run(
+    path: Path,
+    *,
+    kind: str = "pretraining",
+    strategy: str = "ddp",
+    resume: bool = False,
+    arm: Callable[[], None] | None = None,
+    **changes: Any,
+) -> None:
     """Train on this rank; `arm` is called before, and prepares what shall happen."""
     world = World(cpu=True, timeout=TIMEOUT)
     watchdog.SECONDS, watchdog.SILENT = 0.1, 1.0  # the tests wait for these
     if arm:
         arm()
-    config: Any = tiny.pretrain_config(**{**CHANGES, **changes})
-    method: Method[Any] = Method(
-        MethodConfig(name="pretraining"), tiny.task(config.generator, tiny.OLD, transfer=False)
-    )
+    config, method = task(kind, strategy=chosen(strategy), **{**CHANGES, **changes})
     with world.together():
         if world.is_main:
             folder = (RunFolder.reopen if resume else RunFolder.create)(path, config, {})
@@ -123,6 +147,41 @@ def in_call(
         setattr(owner, name, armed)
 
     return arm
+
+
+def stopping(owner: Any, name: str, number: int, *, rank: int, lock: Path) -> Callable[[], None]:
+    """What stops a rank in call `number` of `owner.name`, which keeps its connections. When all others have
+    ended, and so have let go of `lock`, it is killed.
+    """
+
+    def stop() -> None:
+        stopped = os.getpid()
+        if os.fork() == 0:
+            fcntl.flock(os.open(lock, os.O_RDWR), fcntl.LOCK_EX)
+            os.kill(stopped, signal.SIGKILL)
+            os._exit(0)
+        os.kill(stopped, signal.SIGSTOP)
+
+    def arm() -> None:
+        if int(os.environ["RANK"]) == rank:
+            in_call(owner, name, number, stop, rank=rank)()
+        else:
+            fcntl.flock(os.open(lock, os.O_RDWR | os.O_CREAT), fcntl.LOCK_SH)
+
+    return arm
+
+
+def stop_early() -> None:
+    """Have a run end when its checkpoint after step 4 is whole."""
+    reach = loop._Milestones.reach
+
+    def stopping(self: Any, done: int, *args: Any, **options: Any) -> Any:
+        result = reach(self, done, *args, **options)
+        if done == 4:
+            raise UserError("far enough")
+        return result
+
+    loop._Milestones.reach = stopping  # type: ignore[method-assign]
 
 
 def timed(function: Callable[[], Any]) -> float:
