@@ -29,8 +29,8 @@ from cgt.errors import UserError
 from cgt.files import explained, write_json, write_text
 
 PACKAGES = ("cgt", "torch", "accelerate", "webdataset", "torchmetrics", "numpy", "Pillow")
-
-
+MAY_CHANGE = ("strategy",)
+"""Keys of a config that say how processes share the work, not what it is: a run may go on with others."""
 VISIBLE_AFTER = 60.0
 """Seconds after which all machines see what one of them has written."""
 LOCK = ".lock"
@@ -129,7 +129,11 @@ class RunFolder:
             UserError: the run was started with another config, other pictures or another source.
         """
         saved, before = path / "config.yaml", _saved(path)
-        differing = sorted(_differences(before["config"], yaml.safe_load(dump(config))))
+        differing = sorted(
+            line
+            for line in _differences(before["config"], yaml.safe_load(dump(config)))
+            if not line.startswith(MAY_CHANGE)
+        )
         if differing:
             raise UserError(
                 f"{path} was started with another config; these keys differ: {'; '.join(differing)}. "

@@ -157,7 +157,7 @@ def stopping(owner: Any, name: str, number: int, *, rank: int, lock: Path) -> Ca
     def stop() -> None:
         stopped = os.getpid()
         if os.fork() == 0:
-            fcntl.flock(os.open(lock, os.O_RDWR), fcntl.LOCK_EX)
+            fcntl.lockf(os.open(lock, os.O_RDWR), fcntl.LOCK_EX)
             os.kill(stopped, signal.SIGKILL)
             os._exit(0)
         os.kill(stopped, signal.SIGSTOP)
@@ -166,7 +166,7 @@ def stopping(owner: Any, name: str, number: int, *, rank: int, lock: Path) -> Ca
         if int(os.environ["RANK"]) == rank:
             in_call(owner, name, number, stop, rank=rank)()
         else:
-            fcntl.flock(os.open(lock, os.O_RDWR | os.O_CREAT), fcntl.LOCK_SH)
+            fcntl.lockf(os.open(lock, os.O_RDWR | os.O_CREAT), fcntl.LOCK_SH)
 
     return arm
 

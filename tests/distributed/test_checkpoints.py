@@ -5,40 +5,19 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cgt.errors import UserError
 from cgt.training import checkpoint, loop
 from cgt.training.state_files import read_state
 from tests.distributed.ranks import FailedRanksError, run_ranks
-from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, timed
+from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, stop_early, timed
 
 
 def suicide() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def quit_early() -> None:
-    """Ends a run at its first checkpoint, when that is whole."""
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise UserError("far enough")
-
-    loop._Milestones.reach = _after(loop._Milestones.reach, stop)  # type: ignore[method-assign]
-
-
-def _after(method: Callable[..., Any], act: Callable[..., None]) -> Callable[..., Any]:
-    def both(self: Any, done: int, *args: Any, **options: Any) -> Any:
-        result = method(self, done, *args, **options)
-        if done == 4:
-            act()
-        return result
-
-    return both
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +48,7 @@ def test_run_goes_on_with_another_number_of_ranks(
 ) -> None:
     path = tmp_path / "run"
     with pytest.raises(FailedRanksError, match="far enough"):
-        run_ranks(functools.partial(run, arm=quit_early), first, path)
+        run_ranks(functools.partial(run, arm=stop_early), first, path)
     assert read_state(path / "latest" / "state")["step"] == 4
     run_ranks(functools.partial(run, resume=True), then, path)
     expected, got = results(uninterrupted), results(path)

@@ -19,10 +19,9 @@ from cgt.training.step import generator_step, train_step
 from cgt.training.strategies import replicated, zero
 from cgt.training.strategies.choice import check
 from cgt.training.trainer import Trainer, build_trainer, snapshot
-from cgt.transfer.base import Method, MethodConfig
-from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
 from tests.distributed.ranks import require, run_ranks
+from tests.distributed.runs import chosen, task
 
 STEPS = 6
 HALF = 3
@@ -45,15 +44,7 @@ STRATEGIES = ["ddp", "zero1", "zero2", "zero3"]
 
 
 def trainer(kind: str, **changes: Any) -> Trainer:
-    changes = {"optim": OPTIM, "steps": STEPS, **changes}
-    if kind == "pretraining":
-        config: Any = tiny.pretrain_config(**changes)
-        task = tiny.task(config.generator, tiny.OLD, transfer=False)
-        method: Method[Any] = Method(MethodConfig(name=kind), task)
-    else:
-        options = CGANTransferConfig(name=kind, lambda_s=1.0, lambda_r=1.0)
-        config = tiny.transfer_config(options, **changes)
-        method = CGANTransfer(options, tiny.task(tiny.HIERARCHICAL))
+    config, method = task(kind, **{"optim": OPTIM, "steps": STEPS, **changes})
     return build_trainer(config, method, World(config.precision, cpu=True))
 
 
@@ -70,12 +61,6 @@ def steps(t: Trainer, first: int, last: int) -> dict[str, Any]:
     state = t.state_dict()
     del state["ema"]
     return {"losses": losses, "state": state, "model": snapshot(t).state_dict()}
-
-
-def chosen(strategy: str) -> dict[str, str]:
-    """Of "zero3+ddp", the generator's and the discriminator's."""
-    names = strategy.split("+")
-    return {"generator": names[0], "discriminator": names[-1]}
 
 
 def all_cases(strategy: str, half: dict[str, Any]) -> dict[str, Any]:
