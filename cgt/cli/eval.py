@@ -68,6 +68,7 @@ def evaluate(
     Scores compare only where features, data, classes and the number of pictures are the same.
     """
     import contextlib
+    import itertools
 
     from rich.console import Console
 
@@ -82,6 +83,7 @@ def evaluate(
     from cgt.metrics.suite import Evaluator, directions
     from cgt.models.folder import find_model, load_generator
     from cgt.progress import steps_progress
+    from cgt.training.watchdog import Watch
 
     folder = find_model(model)
     to_stdout = json == Path("-")
@@ -99,14 +101,20 @@ def evaluate(
             pictures, extractor, metric_names, images, seed, batch_size, rank=world.rank, world=world.size
         )
     world.agree({"model": sha256(folder / "generator.safetensors"), "data": pictures.digest})
-    with contextlib.ExitStack() as shown:
-        advance = None
+    with Watch(world.aside(), unit="batch") as watch, contextlib.ExitStack() as shown:
+        advance, done = None, itertools.count(1)
         if world.is_main:
             batches = -(-evaluator.batches // world.size)
             advance = shown.enter_context(
                 steps_progress(batches, 0, pictures_per_step=batch_size * world.size, task="measuring")
             ).advance
-        scores = evaluator(generator, lambda: advance({}) if advance else None)
+
+        def on_batch() -> None:
+            watch.reached(next(done))
+            if advance:
+                advance({})
+
+        scores = evaluator(generator, on_batch)
     if not world.is_main:
         return
     result = {
