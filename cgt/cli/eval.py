@@ -98,7 +98,15 @@ def evaluate(
         pictures = open_pictures(DataConfig(shards=data, classes=tuple(names)))
         extractor = load_extractor(features, None if weights is None else str(weights), world.device)
         evaluator = Evaluator(
-            pictures, extractor, metric_names, images, seed, batch_size, rank=world.rank, world=world.size
+            pictures,
+            extractor,
+            metric_names,
+            images,
+            seed,
+            batch_size,
+            rank=world.rank,
+            world=world.size,
+            together=world.together,
         )
     world.agree({"model": sha256(folder / "generator.safetensors"), "data": pictures.digest})
     with Watch(world.aside(), unit="batch") as watch, contextlib.ExitStack() as shown:

@@ -161,5 +161,6 @@ def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evalua
         classes,
         rank=world.rank,
         world=world.size,
+        together=world.together,
     )
     return Evaluation(measure, config.best, lower)

@@ -4,6 +4,7 @@ Shapes: N pictures, Z latent size, R resolution, D features.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -122,6 +123,8 @@ class Evaluator:
         classes: those to measure, as `class_names` takes them; None for all of the pictures'.
         rank: this process's number.
         world: the number of processes.
+        together: makes a block that fails on all ranks if it fails on one, as `World.together` does: so none
+            waits for the features of a rank that has none.
 
     Raises:
         UserError: no such metric, an extractor that does not suit one or is for another picture size, or
@@ -140,6 +143,7 @@ class Evaluator:
         *,
         rank: int = 0,
         world: int = 1,
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.pictures = pictures
         self.extractor = extractor
@@ -149,6 +153,7 @@ class Evaluator:
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
+        self.together = together
         _require("the data has no pictures of", self.classes, pictures.classes)
         if extractor.resolution not in (None, pictures.resolution):
             raise UserError(
@@ -196,9 +201,10 @@ class Evaluator:
                 f"{self.pictures.resolution} px: build shards of the generator's size with `cgt shards "
                 f"build --size {sampler.resolution}`."
             )
-        if self._real is None:
-            self._real = self._real_features(on_batch)
-        fake = self._fake_features(sampler, on_batch)
+        with self.together():
+            if self._real is None:
+                self._real = self._real_features(on_batch)
+            fake = self._fake_features(sampler, on_batch)
         scores: dict[str, float] = {}
         for metric in self._metrics:
             metric.reset()

@@ -33,6 +33,7 @@ class Evaluation:
     """How the loop measures a generator."""
 
     measure: Callable[[Generator], Mapping[str, float]]
+    """All ranks call it together, and if it raises an error for people on one, it raises one on all."""
     best: str
     """The metric that decides which checkpoint is the best."""
     lower_is_better: bool
@@ -168,11 +169,9 @@ class _Milestones:
         if evaluate and self.evaluation is not None:
             try:
                 metrics = world.gather(dict(self.evaluation.measure(generator)))[0]
-            except (UserError, RunError):
-                # The steps up to here are not lost with a measurement that fails. Where one of several ranks
-                # fails, the others still wait for it to measure, and can't save.
-                if world.size == 1:
-                    self._save(generator, done, best, improved=False)
+            except (UserError, RunError, SaidElsewhereError):
+                # The steps up to here are not lost with a measurement that fails.
+                self._save(generator, done, best, improved=False)
                 raise
             if self.progress is not None:
                 self.run.log({"step": done, **metrics})

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,12 +14,15 @@ from cgt import catalog, rng
 from cgt.cli import main
 from cgt.data.write import BuildOptions, build_shards
 from cgt.distributed import World
+from cgt.errors import RunError
 from cgt.metrics.features import cnn
 from cgt.metrics.features.cnn_training import widths
 from cgt.metrics.suite import PACKAGE, EvalConfig, Evaluator
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import save_model
 from cgt.training import watchdog
+from cgt.training.state_files import read_state
+from tests.distributed import runs
 from tests.distributed.ranks import FailedRanksError, run_ranks
 from tests.distributed.runs import in_call, stopping, timed
 
@@ -88,3 +92,42 @@ def test_rank_that_is_lost_while_measuring_ends_the_others_which_name_it(
     assert said.count("error:") == 1
     assert "Traceback" not in said
     assert re.search(rf"error: rank {rank} \(.*\) has not answered since batch [0-2]\b", said)
+
+
+def overflow() -> None:
+    raise RunError("the generator makes pictures that are not finite")
+
+
+def test_error_of_one_rank_while_measuring_ends_all_at_once_and_is_said_once(
+    words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    arm = in_call(Evaluator, "_features", 2, overflow, rank=1)
+    codes: list[int] = []
+    assert timed(lambda: codes.extend(run_ranks(functools.partial(measure, arm=arm), 3, words))) < LIMIT
+    assert codes == [1, 1, 1]
+    said = capfd.readouterr().err
+    assert said.count("error:") == 1
+    assert "error: rank 1 of 3: the generator makes pictures that are not finite" in said
+
+
+def test_training_keeps_its_steps_when_one_rank_can_not_measure(tmp_path: Path) -> None:
+    """With the evaluation of the second step, before which nothing has been saved."""
+
+    def arm() -> None:
+        def measure(_: Generator) -> NoReturn:
+            with World().together():
+                if World().rank == 1:
+                    overflow()
+            raise AssertionError
+
+        runs.mean_brightness = measure
+
+    with pytest.raises(FailedRanksError) as caught:
+        run_ranks(functools.partial(runs.run, arm=arm), 2, tmp_path / "run")
+    first, second = caught.value.errors
+    assert first is not None
+    assert second is not None
+    assert "SaidElsewhereError" in first.splitlines()[-1]
+    assert "RunError: rank 1 of 2: the generator makes pictures that are not finite" in second
+    assert f"The last good checkpoint is {tmp_path / 'run' / 'checkpoints' / '00000002'}" in second
+    assert read_state(tmp_path / "run" / "latest" / "state")["step"] == 2
