@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cgt.cli.memory import memory
+
 app = typer.Typer(no_args_is_help=True, help="Start pretrain, transfer, eval or doctor on many machines.")
 
 COMMAND = Annotated[
@@ -124,3 +126,6 @@ def torchrun(
         words = ["torchrun", f"--nnodes={len(names)}", f"--node-rank={rank}", f"--nproc-per-node={processes}"]
         words += [f"--master-addr={names[0]}", f"--master-port={port}", "-m", "cgt", *command]
         print(f"# on {host}\n{shlex.join(words)}")
+
+
+app.command()(memory)

@@ -1,15 +1,17 @@
 """`cgt transfer`: add classes to a pretrained generator."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cgt.cli.options import CONFIG, LAUNCH, OVERRIDES, OVERWRITE_RUN, PROCESSES, RESUME, RUN
 
 if TYPE_CHECKING:
+    from cgt.config import Draft
     from cgt.data import Pictures
-    from cgt.transfer.base import Source
+    from cgt.training.settings import TransferConfig
+    from cgt.transfer.base import Method, Source
 
 SOURCE = Annotated[
     Path,
@@ -41,23 +43,15 @@ def transfer(
     from cgt.launching import spread
 
     overrides = [*spread(processes, launch), *(overrides or [])]
-    from cgt import catalog
     from cgt.cli.training_run import execute, meet, place_of, task_of
     from cgt.config import read
     from cgt.data import open_pictures
-    from cgt.errors import UserError
     from cgt.files import sha256
     from cgt.models.folder import find_model
     from cgt.runs import RunFolder
     from cgt.training.settings import TransferConfig
 
-    draft = read(TransferConfig, config, overrides)
-    name = (draft.values.get("method") or {}).get("name")
-    known = ", ".join(catalog.names("cgt.transfer"))
-    if not isinstance(name, str):
-        raise UserError(f"the config {config} names no method: add method=NAME, one of {known}.")
-    kind = catalog.load("cgt.transfer", name, kind="method").METHOD
-    settings = draft.check(TransferConfig.of(kind))
+    kind, settings = chosen(read(TransferConfig, config, overrides))
     place, folder = place_of(config, run), find_model(source)
     inputs = [folder, source, Path(settings.data.shards)]
     RunFolder.check_place(place, resume=resume, overwrite=overwrite, inputs=inputs)
@@ -68,13 +62,31 @@ def transfer(
         _check_fit(pair, pictures, settings.data.shards, keeps_old_classes=kind.keeps_old_classes)
         task = task_of(settings, pictures, pair.generator.config, pair.discriminator.config, pair)
         provenance = {
-            "method": name,
+            "method": settings.method.name,
             "source": str(folder),
             "source_generator_sha256": sha256(folder / "generator.safetensors"),
             "source_discriminator_sha256": sha256(folder / "discriminator.safetensors"),
         }
         method = kind(settings.method, task)
     execute(settings, method, pictures, place, world, resume=resume, provenance=provenance)
+
+
+def chosen(draft: "Draft") -> "tuple[type[Method[Any]], TransferConfig[Any]]":
+    """The method that a config names, and its settings.
+
+    Raises:
+        UserError: it names none, or one that there is not, or has another mistake.
+    """
+    from cgt import catalog
+    from cgt.errors import UserError
+    from cgt.training.settings import TransferConfig
+
+    name = (draft.values.get("method") or {}).get("name")
+    known = ", ".join(catalog.names("cgt.transfer"))
+    if not isinstance(name, str):
+        raise UserError(f"the config {draft.source} names no method: add method=NAME, one of {known}.")
+    kind = catalog.load("cgt.transfer", name, kind="method").METHOD
+    return kind, draft.check(TransferConfig.of(kind))
 
 
 def _source(folder: Path) -> "Source":

@@ -94,7 +94,7 @@ def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
         # Without storage until the stored tensors are known to fit: a wrong size costs nothing, and weights
         # that are read don't have to be drawn first.
         with torch.device("meta"):
-            generator, discriminator = _built(record)
+            generator, discriminator = undrawn(record)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # torch has all of these for sizes
         raise not_a_model(folder, [str(error).partition("\n")[0]]) from error
     _load(generator, folder / "generator.safetensors")
@@ -136,7 +136,8 @@ def find_model(path: str | Path) -> Path:
     )
 
 
-def _built(record: ModelRecord) -> tuple[Generator, Discriminator | None]:
+def undrawn(record: ModelRecord) -> tuple[Generator, Discriminator | None]:
+    """The networks of a record, whose weights are not those of its files."""
     first, *others = record.banks
     generator = Generator(record.generator, record.resolution, first.classes)
     if first.kind == "tables":
