@@ -35,7 +35,7 @@ also of what is rounding alone, such as that of a bias before a batch norm, and 
 """
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("pretraining", {}),
-    "frozen generator": ("cgantransfer", {}),
+    "frozen generator": ("cgantransfer", {"micro_batch": 2}),
     "accumulation": ("pretraining", {"micro_batch": 2, "generator": tiny.HIERARCHICAL}),
     "clipped": ("pretraining", {"optim": CLIPPED}),
     "bf16": ("pretraining", {"precision": "bf16", "optim": SMOOTH}),

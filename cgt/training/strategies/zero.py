@@ -72,6 +72,10 @@ class Zero(Trainable):
         return forward(*inputs)
 
     def _backward(self, loss: Tensor, *, last: bool) -> None:
+        if not self._divides_weights:
+            # Stage 2 fails without, where a loss reaches no parameter: that of a micro-batch of a frozen
+            # generator leaves gradients at class tables, and the last one takes them on.
+            self._engine.optimizer.setup_buckets()
         self._engine.backward(loss)
 
     def update(self) -> None:
