@@ -29,8 +29,8 @@ from cgt.errors import UserError
 from cgt.files import explained, write_json, write_text
 
 PACKAGES = ("cgt", "torch", "accelerate", "webdataset", "torchmetrics", "numpy", "Pillow")
-MAY_CHANGE = ("strategy",)
-"""Keys of a config that say how processes share the work, not what it is: a run may go on with others."""
+MAY_CHANGE = ("strategy", "gradient_checkpointing", "timeout")
+"""Keys of a config that say how the work is done, not what it is: a run may go on with others."""
 VISIBLE_AFTER = 60.0
 """Seconds after which all machines see what one of them has written."""
 LOCK = ".lock"

@@ -124,7 +124,13 @@ def torchrun(
     names = [name.strip() for name in hosts.split(",") if name.strip()]
     for rank, host in enumerate(names):
         words = ["torchrun", f"--nnodes={len(names)}", f"--node-rank={rank}", f"--nproc-per-node={processes}"]
-        words += [f"--master-addr={names[0]}", f"--master-port={port}", "-m", "cgt", *command]
+        words += [f"--master-addr={names[0]}", f"--master-port={port}"]
+        words += [
+            "-m",
+            "--",
+            "cgt",
+            *command,
+        ]  # without the dashes torchrun takes --run for an option of its own
         print(f"# on {host}\n{shlex.join(words)}")
 
 

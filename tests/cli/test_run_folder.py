@@ -64,6 +64,12 @@ def test_a_run_is_not_resumed_on_other_pictures(workspace: Path, tmp_path: Path,
     assert "data_sha256" in refusal(main([*start, *words, "--resume"]))
 
 
+def test_a_run_goes_on_whatever_way_its_work_is_done(workspace: Path, run: Path) -> None:
+    before = content(run)
+    assert pretrain(workspace, run, "--resume", "gradient_checkpointing=true", "timeout=60") == 0
+    assert content(run) == before
+
+
 def test_overwrite_begins_a_run_again(workspace: Path, run: Path) -> None:
     (run / "latest").unlink()
     assert pretrain(workspace, run, "--overwrite") == 0

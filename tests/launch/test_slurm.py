@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from cgt.batch_scripts import VERBS
 from cgt.cli import main
@@ -255,11 +257,14 @@ def test_without_slurm_one_is_told_so(monkeypatch, capsys, tmp_path: Path) -> No
 
 def test_torchrun_is_told_what_to_do_on_each_host(capsys) -> None:
     launcher = ["launch", "torchrun", "--hosts=a,b", "--processes=4", "--port=1234"]
-    assert main([*launcher, "--", "pretrain", "con fig"]) == 0
-    same = "--nproc-per-node=4 --master-addr=a --master-port=1234 -m cgt pretrain 'con fig'"
-    assert capsys.readouterr().out.splitlines() == [
-        "# on a",
-        f"torchrun --nnodes=2 --node-rank=0 {same}",
-        "# on b",
-        f"torchrun --nnodes=2 --node-rank=1 {same}",
-    ]
+    assert main([*launcher, "--", "pretrain", "con fig", "--run", "runs/x"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::2] == ["# on a", "# on b"]
+    for rank, line in enumerate(lines[1::2]):
+        program, *words = shlex.split(line)
+        assert program == "torchrun"
+        understood = get_args_parser().parse_args(words)
+        assert (understood.nnodes, understood.node_rank, understood.nproc_per_node) == ("2", rank, "4")
+        assert (understood.master_addr, understood.master_port) == ("a", 1234)
+        assert (understood.module, understood.training_script) == (True, "cgt")
+        assert understood.training_script_args == ["pretrain", "con fig", "--run", "runs/x"]
