@@ -274,7 +274,9 @@ def roll_call(note: str, seconds: float) -> Iterator[list[str]]:
 
 def lost_touch(error: BaseException) -> bool:
     """Whether `error` says that another rank did not answer, or is gone."""
-    gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
+    # Most of gloo's messages begin with the file of gloo that they come from.
+    signs = ("gloo", "Application timeout caused pair closure")
+    gloo = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     return gloo or isinstance(error, torch.distributed.DistError)
 
 
