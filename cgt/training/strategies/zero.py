@@ -96,8 +96,6 @@ class Zero(Trainable):
         """Gather the weights of `module` if they are divided."""
         parameters = list(module.parameters())
         if self._divides_weights and parameters:
-            for parameter in parameters:
-                parameter.ds_persist = True  # type: ignore[attr-defined]  # else backward passes divide it
             parameters[0].all_gather(parameters)  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
