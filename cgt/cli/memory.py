@@ -64,6 +64,7 @@ def memory(
     from cgt.training.memory import needs
     from cgt.training.strategies.choice import Strategy
 
+    strategies: tuple[Strategy, ...] = typing.get_args(Strategy)
     try:
         numbers = [int(number) for number in processes.split(",")]
     except ValueError:
@@ -73,7 +74,7 @@ def memory(
     settings, shape, method = _plan(config, overrides or [], source, classes, resolution)
     try:
         found = [
-            need for number in numbers for need in needs(settings, method, typing.get_args(Strategy), number)
+            need for n in numbers for need in needs(settings, method, strategies if n > 1 else ("ddp",), n)
         ]
     except UserError:
         raise
@@ -175,6 +176,7 @@ def _write(json: Path, found: Sequence["Need"]) -> None:
         {
             "strategy": need.strategy,
             "processes": need.processes,
+            "standing": need.standing,
             "total": need.peak.total,
             **need.peak._asdict(),
             "discriminator_activations": need.discriminator_activations,

@@ -62,6 +62,8 @@ class Need:
 
     strategy: Strategy
     processes: int
+    standing: int
+    """What is there between updates."""
     peak: Bytes
     discriminator_activations: int
     """At the worst moment of D's update."""
@@ -76,7 +78,7 @@ class LiveTensors(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = dict.fromkeys(get_args(Kind), 0)
         self.moments: list[Bytes] = []
-        """After each tensor that came."""
+        """After each tensor that came, since `take`."""
         self._kinds: dict[int, Kind] = {}
 
     def mark(self, tensor: Tensor, kind: Kind) -> None:
@@ -92,6 +94,11 @@ class LiveTensors(TorchDispatchMode):
         self._kinds[number] = kind
         self.now[kind] += size
         self.moments.append(Bytes(**self.now))
+
+    def take(self) -> list[Bytes]:
+        """The moments since the last call."""
+        taken, self.moments = self.moments, []
+        return taken
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -140,7 +147,7 @@ class OneOfMany(World):
 def needs(
     config: RunConfig, method: Callable[[], Method[Any]], strategies: Iterable[Strategy], processes: int
 ) -> list[Need]:
-    """What each of `processes` needs by each strategy; ZeRO is left out where there is one.
+    """What each of `processes` needs by each strategy.
 
     Args:
         config: of the run, whose own strategy does not matter.
@@ -159,7 +166,7 @@ def needs(
         networks = made.networks()
     with FakeTensorMode(allow_non_fake_inputs=True):
         step = _Step(config, made, networks, live, processes)
-    return [step.need(strategy) for strategy in strategies if strategy == "ddp" or processes > 1]
+    return [step.need(strategy) for strategy in strategies]
 
 
 def watch(trainer: Trainer, live: LiveTensors) -> None:
@@ -184,29 +191,30 @@ class Timeline(NamedTuple):
     update: list[Bytes]
 
 
-def update_discriminator(trainer: Trainer, live: LiveTensors, x_uint8: Tensor, y: Tensor) -> Timeline:
-    """One update of D, which `live` sees."""
+def updates(
+    trainer: Trainer, live: LiveTensors, pictures: Callable[[], tuple[Tensor, Tensor]]
+) -> tuple[Timeline, Timeline]:
+    """One update of D, and one of G and of the average, as `train_step` makes them, while `live` looks.
+
+    Args:
+        trainer: changed in place.
+        live: active.
+        pictures: makes x uint8 (n, 3, R, R) and y int64 (n,), this process's share of the batch.
+    """
+    live.take()
     trainer.of_generator.hold(trainer.bank)
-    live.moments.clear()
     with torch.no_grad():
         tables = trainer.bank.tables()
-    discriminator_gradients(trainer, x_uint8, y, tables, 0, 0)
-    backward = live.moments.copy()
-    live.moments.clear()
+    discriminator_gradients(trainer, *pictures(), tables, 0, 0)
+    backward = live.take()
     trainer.of_discriminator.update()
-    return Timeline(backward, live.moments.copy())
-
-
-def update_generator(trainer: Trainer, live: LiveTensors) -> Timeline:
-    """One update of G and of the average, which `live` sees."""
-    live.moments.clear()
+    of_discriminator = Timeline(backward, live.take())
     generator_gradients(trainer, 0)
-    backward = live.moments.copy()
-    live.moments.clear()
+    backward = live.take()
     trainer.of_generator.update()
     with trainer.of_generator.whole():
         trainer.ema.update(0)
-    return Timeline(backward, live.moments.copy())
+    return of_discriminator, Timeline(backward, live.take())
 
 
 class _Step:
@@ -235,35 +243,43 @@ class _Step:
         generator, discriminator = _without_content(networks[0]), _without_content(networks[1])
         world = OneOfMany(processes, config.precision, live)
         trainer = trainer_of(generator, discriminator, config, method, world)
+
+        def pictures() -> tuple[Tensor, Tensor]:
+            # Of the whole share, as they come.
+            x = torch.zeros(share, 3, generator.resolution, generator.resolution, dtype=torch.uint8)
+            return x[:run], torch.zeros(run, dtype=torch.int64)
+
         with live:
             for part in (trainer.of_generator, trainer.of_discriminator):
                 for parameter in part.parameters:
                     parameter.grad = torch.zeros_like(parameter)
                 part.update()  # so that Adam has its state
             watch(trainer, live)
-            pictures = torch.zeros(share, 3, generator.resolution, generator.resolution, dtype=torch.uint8)
-            y = torch.zeros(run, dtype=torch.int64)
-            self._of_discriminator = update_discriminator(trainer, live, pictures[:run], y)
-            del pictures, y
-            self._of_generator = update_generator(trainer, live)
+            self._standing = Bytes(**live.now)
+            of_both = updates(trainer, live, pictures)
+        self._of_discriminator, self._of_generator = of_both
         self._generator = _Size.of(trainer.of_generator)
         self._discriminator = _Size.of(trainer.of_discriminator)
 
     def need(self, strategy: Strategy) -> Need:
         """By that strategy."""
+        standing = self._standing.total
         if strategy == "ddp":
             updates = [
                 [*update.backward, *update.update] for update in (self._of_discriminator, self._of_generator)
             ]
         else:
-            zero = _Zero(int(strategy[-1]), self._processes, self._generator, self._discriminator)
+            zero = _Zero(
+                int(strategy[-1]), self._processes, self._generator, self._discriminator, self._standing.ema
+            )
+            standing = zero.standing.total
             updates = [
                 zero.moments(self._of_discriminator.backward, self._discriminator),
                 zero.moments(self._of_generator.backward, self._generator),
             ]
         worst = [max(moments, key=lambda moment: moment.total) for moments in updates]
         peak = max(worst, key=lambda moment: moment.total)
-        return Need(strategy, self._processes, peak, *(moment.activations for moment in worst))
+        return Need(strategy, self._processes, standing, peak, *(moment.activations for moment in worst))
 
 
 class _Size(NamedTuple):
@@ -293,21 +309,22 @@ class _Size(NamedTuple):
 class _Zero:
     """What DeepSpeed 0.19 keeps on each process, all of it in float32 whatever autocast says.
 
-    Beside tiny networks' real training, the sums are from 1 % below to 15 % above (stage 3). Parts are taken
+    Beside tiny networks' real training, the sums are from 4 % below to 15 % above (stage 3). Parts are taken
     to be equal, which they are but for a few numbers. Names in comments are of deepspeed/runtime/zero:
     `stage_1_and_2.py` and `stage3.py`.
     """
 
-    def __init__(self, stage: int, processes: int, generator: _Size, discriminator: _Size) -> None:
+    def __init__(self, stage: int, processes: int, generator: _Size, discriminator: _Size, ema: int) -> None:
         self._stage = stage
         self._processes = processes
         self._networks = (generator, discriminator)
         self._generator = generator
         self._discriminator = discriminator
+        self.standing = self._between_updates(ema)
 
     def moments(self, backward: Sequence[Bytes], updated: _Size) -> list[Bytes]:
         """An update of a network, whose backward passes were `backward` without a strategy."""
-        standing, part = self._standing(backward[0].ema), updated.trained // self._processes
+        standing, part = self.standing, updated.trained // self._processes
         buffers = standing.buffers
         found = []
         for moment in backward:
@@ -333,8 +350,7 @@ class _Zero:
             found.append(standing._replace(buffers=buffers + updated.parameters, activations=part))
         return found
 
-    def _standing(self, ema: int) -> Bytes:
-        """What is there between updates."""
+    def _between_updates(self, ema: int) -> Bytes:
         trained = sum(size.trained for size in self._networks) // self._processes
         weights = sum(size.all for size in self._networks)
         if self._stage < 3:
