@@ -113,6 +113,7 @@ def test_a_transfer_whose_cable_is_cut_ends_and_says_so_once_on_each_side(
     metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text()):
         assert time.monotonic() < deadline, "no step was made"
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[1] for rank in ranks]
         time.sleep(0.1)
     hosts[1].unplug()
     cut = time.monotonic()
