@@ -276,7 +276,9 @@ def lost_touch(error: BaseException) -> bool:
     """Whether `error` says that another rank did not answer, or is gone."""
     # Most of gloo's messages begin with the file of gloo that they come from.
     signs = ("gloo", "Application timeout caused pair closure")
-    gloo = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    # Ours may name a file or a class in which one of these occurs: an igloo.
+    torchs = isinstance(error, RuntimeError) and not isinstance(error, RunError)
+    gloo = torchs and any(sign in str(error) for sign in signs)
     return gloo or isinstance(error, torch.distributed.DistError)
 
 

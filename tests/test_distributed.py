@@ -1,9 +1,10 @@
-"""Where verbs compute."""
+"""Where verbs compute, and what they take for a connection that is lost."""
 
 import pytest
 import torch
 
 from cgt import distributed
+from cgt.errors import RunError
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,17 @@ def test_a_world_stays_on_the_cpu_where_the_environment_says_so(monkeypatch: pyt
     assert distributed.World().device.type == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert distributed.World().device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Read error"), True),
+        (RuntimeError("Application timeout caused pair closure"), True),
+        (torch.distributed.DistNetworkError("connection reset"), True),
+        (RunError("runs/igloo/latest could not be written: no room on the disk"), False),
+        (RuntimeError("CUDA out of memory"), False),
+    ],
+)
+def test_only_what_the_connection_itself_says_means_that_it_is_lost(error: Exception, expected: bool) -> None:
+    assert distributed.lost_touch(error) is expected
