@@ -106,7 +106,7 @@ class Checkpoints:
         """
         with self._world.together():
             if self._world.is_main:
-                for leftover in self.folder.glob(".*"):
+                for leftover in self.folder.glob(".*/"):
                     shutil.rmtree(leftover)
             name = self._latest_name()
         name = self._world.gather(name)[0]
@@ -212,7 +212,9 @@ class Checkpoints:
         for checkpoint in checkpoints[: -self.config.keep_latest]:
             kept_for_good = every is not None and int(checkpoint.name) % every == 0
             if not kept_for_good and checkpoint not in (self._target("best"), self._target("latest")):
-                shutil.rmtree(checkpoint)
+                # Under a name that is no checkpoint's, for a kill may come while it goes.
+                retired = checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}"))
+                shutil.rmtree(retired)
 
 
 class _Writing:

@@ -1,6 +1,7 @@
 """Checkpoints on disk."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,20 @@ def test_the_latest_the_best_and_every_kth_stay(tmp_path: Path) -> None:
     assert (tmp_path / "best").resolve().name == "00000020"
 
 
+def test_a_kill_while_an_old_checkpoint_goes_leaves_none_that_lacks_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(folder: Path, **_: Any) -> None:
+        (folder / "hashes.json").unlink(missing_ok=True)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(shutil, "rmtree", half)
+        checkpoints = saved(tmp_path, [10, 20], best=20)
+    assert [name for name in names(tmp_path) if name.isdigit()] == ["00000020"]
+    assert step_of(checkpoints) == 20
+    assert names(tmp_path) == ["00000020"]
+
+
 def test_the_run_folder_can_be_moved(tmp_path: Path) -> None:
     saved(tmp_path / "a", [10], best=10)
     (tmp_path / "a").rename(tmp_path / "b")
@@ -90,8 +105,9 @@ def test_what_is_saved_is_the_state_when_save_was_called(tmp_path: Path) -> None
 def test_what_a_kill_left_behind_is_cleared_on_resume(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, [10], best=10)
     (tmp_path / "checkpoints" / ".00000020.abc").mkdir()
+    (tmp_path / "checkpoints" / ".DS_Store").touch()  # as a file browser makes it
     checkpoints.load()
-    assert names(tmp_path) == ["00000010"]
+    assert names(tmp_path) == [".DS_Store", "00000010"]
 
 
 def test_a_run_without_a_checkpoint_has_no_state(tmp_path: Path) -> None:
