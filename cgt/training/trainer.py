@@ -140,12 +140,25 @@ def snapshot(trainer: Trainer) -> Generator:
 
     Training is not disturbed. All processes call it together, and each gets the same.
     """
+    _share_statistics(trainer)
     with trainer.of_generator.whole(), trainer.ema.applied():
         generator = cast(Generator, trainer.of_generator.copy())
     if batches := trainer.config.ema.standing_batches:
         _accumulate_statistics(trainer, generator, batches)
     synchronise(generator, None)
     return trainer.method.finished(generator).eval()
+
+
+def _share_statistics(trainer: Trainer) -> None:
+    """Give processes that normalise each by its own pictures the mean of their running statistics.
+
+    Nothing in training reads these, and their mean stays what it is.
+    """
+    world = trainer.world
+    if trainer.config.synchronised_norm or world.size == 1:
+        return
+    for running_C in trainer.bank.statistics.buffers():
+        world.sum_(running_C).div_(world.size)
 
 
 def _accumulate_statistics(trainer: Trainer, generator: Generator, batches: int) -> None:

@@ -202,6 +202,26 @@ def test_scaled_losses_change_nothing_and_an_overflow_on_one_rank_is_skipped_by_
         assert unchanged
 
 
+Tensors = dict[str, Tensor]
+
+
+def normalised_apart() -> tuple[Tensors, Tensors, Tensors]:
+    """This rank's running statistics after a step, those of the model and those of the state."""
+    t = trainer("pretraining", synchronised_norm=False, ema={"decay": 0.9, "standing_batches": 0})
+    train_step(t, batches(t), 0)
+    own = {name: running.clone() for name, running in t.generator.named_buffers() if ".statistics." in name}
+    model, state = snapshot(t).state_dict(), t.state_dict()["generator"]
+    return own, *({name: whole[name] for name in own} for whole in (model, state))
+
+
+def test_processes_that_normalise_apart_save_and_measure_the_mean_of_their_statistics() -> None:
+    (one, *found), (other, *found_there) = run_ranks(normalised_apart, 2)
+    means = {name: (one[name] + other[name]) / 2 for name in one}
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+    for saved in (*found, *found_there):
+        assert_close(saved, means, 0.0)
+
+
 def diverging() -> str:
     t = trainer("pretraining")
     if t.world.rank == 1:
