@@ -108,8 +108,14 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Section, provenance: Mapping[str, Any]) -> "RunFolder":
-        """Begin a run where `check_place` found room; an earlier run there goes once this one is begun."""
+        """Begin a run where `check_place` found room; an earlier run there goes once this one is begun.
+
+        Raises:
+            UserError: the earlier run still trains.
+        """
         with explained(path):
+            if path.exists():
+                cls(path)  # refuses one that trains
             path.parent.mkdir(parents=True, exist_ok=True)
             retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
             if path.exists():

@@ -91,6 +91,14 @@ def test_overwrite_never_clears_a_folder_that_is_no_run(
     assert content(run) == before
 
 
+def test_overwrite_never_clears_a_run_that_still_trains(workspace: Path, run: Path, refusal: Refusal) -> None:
+    before = content(run)
+    trains = RunFolder(run)
+    assert "another process trains in" in refusal(pretrain(workspace, run, "--overwrite"))
+    del trains
+    assert content(run) == {**before, ".lock": b""}
+
+
 def test_overwrite_never_clears_what_no_run_wrote(workspace: Path, run: Path, refusal: Refusal) -> None:
     (run / "thesis.txt").write_text("years of work")
     assert "holds thesis.txt" in refusal(pretrain(workspace, run, "--overwrite"))
