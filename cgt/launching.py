@@ -293,7 +293,9 @@ def _place(plan: Plan, local: int) -> dict[str, str]:
 
 @contextmanager
 def _passing_on(ranks: _Ranks) -> Iterator[None]:
-    before = {number: signal.signal(number, ranks.pass_on) for number in FORWARDED}
+    # Those that are ignored (SIGHUP under nohup) the ranks ignore, too.
+    heeded = [number for number in FORWARDED if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ranks.pass_on) for number in heeded}
     try:
         yield
     finally:

@@ -6,8 +6,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,19 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         return end.value.code
 
     return call
+
+
+@pytest.fixture
+def handled() -> Iterator[Callable[..., None]]:
+    """Sets how this process takes a signal, for a test."""
+    before: dict[int, Any] = {}
+
+    def handle(number: int, handler: Any) -> None:
+        before[number] = signal.signal(number, handler)
+
+    yield handle
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_every_process_is_told_its_place_and_its_share_of_the_cores(run, tmp_path: Path) -> None:
@@ -117,7 +131,8 @@ def test_a_rank_that_is_killed_is_named(run, capfd) -> None:
         (signal.SIGINT, "trap '' INT TERM", 130),
     ],
 )
-def test_signals_reach_all_ranks(run, capfd, number: int, answer: str, code: int) -> None:
+def test_signals_reach_all_ranks(run, capfd, handled, number: int, answer: str, code: int) -> None:
+    handled(number, signal.default_int_handler)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
     timer.start()
     try:
@@ -125,6 +140,13 @@ def test_signals_reach_all_ranks(run, capfd, number: int, answer: str, code: int
     finally:
         timer.cancel()
     assert capfd.readouterr().err == ""
+
+
+def test_under_nohup_a_terminal_that_goes_ends_nothing(run, handled) -> None:
+    handled(signal.SIGHUP, signal.SIG_IGN)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGHUP))
+    timer.start()
+    assert run("kill -HUP $$; sleep 0.6; exit 7") == 7
 
 
 def test_launch_files_say_where_a_process_runs_and_on_what(run, tmp_path: Path) -> None:
