@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cgt.errors import RunError, UserError
 
-VERBS = "pretrain", "transfer", "eval", "doctor"
+TRAINING = "pretrain", "transfer"
+VERBS = *TRAINING, "eval", "doctor"
 DIRECTIVE = "#SBATCH "
 
 
@@ -62,8 +63,8 @@ def script(command: Sequence[str], job: Job) -> str:
     head = [line for line in lines[:first] if _kept(line, job.options)]
     at = 1 + max(i for i, line in enumerate(head) if line.startswith(DIRECTIVE))
     options = [f"--{name}={value}" for name, value in job.options.items() if value is not None]
-    head[at:at] = [DIRECTIVE + option for option in (*options, *job.more)]
-    return "\n".join([*head, *_settings(arguments, job), "", *lines[first:]]) + "\n"
+    head[at:at] = [DIRECTIVE + shlex.quote(option) for option in (*options, *job.more)]
+    return "\n".join([*head, *_settings(verb, arguments, job), "", *lines[first:]]) + "\n"
 
 
 def submit(text: str, *, test_only: bool = False) -> str:
@@ -95,9 +96,11 @@ def _kept(line: str, options: Mapping[str, str | int | None]) -> bool:
     return options.get(name) is None and name != "gpus-per-node"
 
 
-def _settings(arguments: Sequence[str], job: Job) -> list[str]:
+def _settings(verb: str, arguments: Sequence[str], job: Job) -> list[str]:
     """The script's variables and arguments, as shell commands."""
-    arguments, run = _without_run(arguments)
+    run = None
+    if verb in TRAINING:
+        arguments, run = _without_run(arguments)
     variables = {
         "RUN": run,
         "SETUP": None if job.setup is None else str(job.setup.absolute()),

@@ -119,18 +119,17 @@ def torchrun(
     torchrun's own exit code is 1 for whatever goes wrong. Under SLURM and with --processes it is the verb's.
     """
     from cgt.batch_scripts import check
+    from cgt.errors import UserError
 
     check(command)
-    names = [name.strip() for name in hosts.split(",") if name.strip()]
+    names = [name.strip() for name in hosts.split(",")]
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(f"--hosts={hosts}: name each machine once, with commas between: --hosts=gpu01,gpu02.")
     for rank, host in enumerate(names):
         words = ["torchrun", f"--nnodes={len(names)}", f"--node-rank={rank}", f"--nproc-per-node={processes}"]
         words += [f"--master-addr={names[0]}", f"--master-port={port}"]
-        words += [
-            "-m",
-            "--",
-            "cgt",
-            *command,
-        ]  # without the dashes torchrun takes --run for an option of its own
+        # Without the dashes torchrun takes --run for an option of its own.
+        words += ["-m", "--", "cgt", *command]
         print(f"# on {host}\n{shlex.join(words)}")
 
 

@@ -114,6 +114,16 @@ def test_slurm_takes_every_script_as_it_is_filled_in(verb: str, site: Site) -> N
     assert "to start at" in tested.stdout
 
 
+def test_slurm_takes_options_as_they_are_typed(site: Site) -> None:
+    site.cgt("exit 0")
+    options = ["--job-name=it's my job", "--sbatch=--comment=no # at all"]
+    number = number_of(site.launch(*options, f"--setup={site.setup}", "--", "eval", "model"))
+    shown = site.cluster.run("scontrol", "show", "job", str(number)).stdout
+    assert "JobName=it's my job\n" in shown
+    assert "Comment=no # at all" in shown
+    site.wait(number, "COMPLETED")
+
+
 def test_what_sbatch_refuses_is_said(site: Site) -> None:
     refused = site.launch("--partition=none", "--test-only", "--", "eval", "model")
     assert refused.returncode == 2
@@ -222,6 +232,11 @@ def test_a_dry_run_prints_a_script_that_works_by_itself(capsys, tmp_path: Path) 
     assert result.stdout.splitlines() == expected
 
 
+def test_an_option_that_the_verb_does_not_have_is_left_for_it_to_refuse(capsys) -> None:
+    assert main(["launch", "slurm", "--dry-run", "--", "eval", "model", "--run", "folder"]) == 0
+    assert "set -- model --run folder" in capsys.readouterr().out.splitlines()
+
+
 def test_pretrain_and_transfer_have_one_script_but_for_the_verb() -> None:
     bodies = []
     for verb in ("pretrain", "transfer"):
@@ -253,6 +268,12 @@ def test_without_slurm_one_is_told_so(monkeypatch, capsys, tmp_path: Path) -> No
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["launch", "slurm", "--", "pretrain", "config"]) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hosts", ["", "a,,b", "a,b,a"])
+def test_torchrun_wants_the_name_of_each_host_once(hosts: str, capsys) -> None:
+    assert main(["launch", "torchrun", f"--hosts={hosts}", "--", "eval", "model"]) == 2
+    assert f"--hosts={hosts}: name each machine once" in capsys.readouterr().err
 
 
 def test_torchrun_is_told_what_to_do_on_each_host(capsys) -> None:
