@@ -29,7 +29,7 @@ TREE = "state.json"
 def taken_apart(state: Any) -> tuple[Any, dict[str, Tensor]]:
     """A tree of dicts, lists, tuples, tensors and plain values as JSON, and copies of its tensors by name.
 
-    Tensors are copied to the CPU; a DTensor, of which each rank has little, stays where it is.
+    Tensors are copied to the CPU, of a DTensor this rank's part.
     """
     tensors: dict[str, Tensor] = {}
     return _plain(state, (), tensors), tensors
@@ -38,6 +38,9 @@ def taken_apart(state: Any) -> tuple[Any, dict[str, Tensor]]:
 def write_state(folder: Path, tree: Any, tensors: dict[str, Tensor], world: World) -> None:
     """Write what `taken_apart` made into the folder; all ranks together, each its part."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    # Tensors are on the CPU. To copy some ahead from a GPU it would wait for the one that threads begin with,
+    # the first, which need not be the one of this rank.
+    writer.per_thread_copy_ahead = 0
     try:
         save(tensors, storage_writer=writer, process_group=world.group, no_dist=world.size == 1)
     except CheckpointException as error:  # no Exception, and all ranks have the failures of all
@@ -68,10 +71,8 @@ def _plain(value: Any, path: Sequence[str], tensors: dict[str, Tensor]) -> Any:
         return {"scalar": value.item(), "dtype": _name(value.dtype)}
     if isinstance(value, Tensor):
         name = ".".join(path)
-        sharded = hasattr(value, "to_local")
         channels_last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
-        value = value.detach()
-        tensors[name] = value.clone() if sharded else _copied(value)
+        tensors[name] = _copied(value.detach())
         return {"tensor": name, "channels_last": channels_last}
     if isinstance(value, dict):
         return {"dict": [[key, _plain(inner, (*path, str(key)), tensors)] for key, inner in value.items()]}

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from cgt.distributed import World
 from cgt.training import checkpoint, loop
-from cgt.training.state_files import read_state
+from cgt.training.state_files import read_state, taken_apart
 from tests.distributed.ranks import FailedRanksError, run_ranks
 from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, stop_early, timed
 
@@ -54,6 +60,35 @@ def test_run_goes_on_with_another_number_of_ranks(
     expected, got = results(uninterrupted), results(path)
     for part in ("state", "records", "pointers"):
         assert same(got[part], expected[part], 1e-5), part
+
+
+def parts_taken_apart() -> tuple[str, str]:
+    """Where the second of two GPUs has its part of a vector, and where the copy is that is to be written."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    mesh = DeviceMesh("cuda", [0, 1])
+    with FakeTensorMode():
+        part = torch.empty(4, device="cuda:1")
+        shape = torch.Size([8])
+        whole = DTensor.from_local(part, mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,))
+        _, copies = taken_apart({"average": whole})
+        copy: Any = copies["average"]
+        return str(whole.to_local().device), str(copy.to_local().device)
+
+
+def test_parts_on_gpus_are_copied_before_training_goes_on() -> None:
+    assert run_ranks(parts_taken_apart, 1) == [("cuda:1", "cpu")]
+
+
+def written_beside_gpus(folder: Path) -> None:
+    """Asking torch for a stream of one fails here, where there is none."""
+    torch.cuda.is_available = lambda: True
+    tree, tensors = taken_apart({"weight": torch.ones(3)})
+    checkpoint.write_state(folder, tree, tensors, World(cpu=True))
+
+
+def test_thread_that_writes_leaves_gpus_alone(tmp_path: Path) -> None:
+    run_ranks(written_beside_gpus, 1, tmp_path)
+    assert torch.equal(read_state(tmp_path)["weight"], torch.ones(3))
 
 
 def kill_and_resume(
