@@ -173,10 +173,10 @@ def test_two_processes_go_on_from_what_one_saved(strategy: str) -> None:
         assert_close(of_rank["clipped"]["state"], expected()["clipped"]["state"], 1e-5)
 
 
-def overflowing(strategy: str) -> tuple[Any, Any, list[float], bool]:
+def overflowing(strategy: str, optim: dict[str, Any]) -> tuple[Any, Any, list[float], bool]:
     """Losses that are scaled as under fp16: what comes out, and an update whose gradient overflows."""
     World.scaler = lambda _: torch.amp.GradScaler("cpu", init_scale=1024.0)  # type: ignore[method-assign]
-    t = trainer("pretraining", strategy=chosen(strategy), optim={**OPTIM, "max_grad_norm": 0.05})
+    t = trainer("pretraining", strategy=chosen(strategy), optim=optim)
     results = steps(t, 0, 2)
     scales = [t.of_discriminator.scaler.get_scale()]
     with t.of_discriminator.whole():
@@ -191,11 +191,14 @@ def overflowing(strategy: str) -> tuple[Any, Any, list[float], bool]:
     return results["losses"], results["state"]["generator"], scales, unchanged
 
 
+@pytest.mark.parametrize("optim", [OPTIM, {**OPTIM, "max_grad_norm": 0.05}], ids=["plain", "clipped"])
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
-def test_scaled_losses_change_nothing_and_an_overflow_on_one_rank_is_skipped_by_all(strategy: str) -> None:
+def test_scaled_losses_change_nothing_and_an_overflow_on_one_rank_is_skipped_by_all(
+    strategy: str, optim: dict[str, Any]
+) -> None:
     require(strategy)
-    reference = steps(trainer("pretraining", optim={**OPTIM, "max_grad_norm": 0.05}), 0, 2)
-    for losses, weights, scales, unchanged in run_ranks(overflowing, 2, strategy):
+    reference = steps(trainer("pretraining", optim=optim), 0, 2)
+    for losses, weights, scales, unchanged in run_ranks(overflowing, 2, strategy, optim):
         assert_close(losses, reference["losses"], 1e-5)
         assert_close(weights, reference["state"]["generator"], 1e-5)
         assert scales == [1024.0, 512.0]
@@ -255,23 +258,32 @@ def test_a_transfer_communicates_what_it_trains() -> None:
         assert communicated == trained
 
 
-def partly_used() -> list[Tensor | None]:
-    """Gradients that arrive in an order of their own, two micro-batches, and a parameter without any."""
+def partly_used() -> tuple[list[Tensor | None], list[int]]:
+    """Gradients that arrive in an order of their own, two micro-batches, and a parameter without any; and how
+    many messages have left after each micro-batch, and when all is done.
+    """
     world = World(cpu=True)
     network = nn.ParameterList(torch.ones(2) for _ in range(4))
     replicated.BUCKET_BYTES = 8
     t = replicated.Replicated(network, [ParameterGroup(list(network))], 1e-3, OptimConfig(), world)
     means = []
     t.optimiser.register_step_pre_hook(lambda *_: means.extend(p.grad for p in network))
+    sent: list[Tensor] = []
+    start_sum_ = world.start_sum_
+    world.start_sum_ = lambda flat: (sent.append(flat), start_sum_(flat))[1]  # type: ignore
+    left = []
     for number in (1.0, 2.0):
         loss = (network[3] * 2 + network[0]).sum() * network[1][0] * number * (world.rank + 1)
         t.backward(loss, last=number == 2.0)
+        left.append(len(sent))
     t.update()
-    return means
+    return means, [*left, len(sent)]
 
 
 def test_gradients_are_means_over_processes_whatever_their_order() -> None:
-    for gradients in run_ranks(partly_used, 2):
+    for gradients, left in run_ranks(partly_used, 2):
+        # The third parameter gets no gradient, so its message waits for the update, and the next with it.
+        assert left == [0, 1, 4]
         assert gradients[2] is None
         assert [g.tolist() for g in gradients if g is not None] == [[4.5, 4.5], [27.0, 0.0], [9.0, 9.0]]
 
