@@ -63,15 +63,13 @@ class EMA:
         parameters: the same on all ranks, and whole: a strategy that divides weights must give them back for
             every call.
         config: its length.
-        world: this process's place; that of the run if not given.
+        world: this process's place.
     """
 
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], config: EMAConfig, world: World | None = None
-    ) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], config: EMAConfig, world: World) -> None:
         self.config = config
         self.parameters = list(parameters)
-        self._world = world or World()
+        self._world = world
         self._sizes = [parameter.numel() for parameter in self.parameters]
         begin, end = self._world.bounds(sum(self._sizes))
         self._part = torch.empty(end - begin, dtype=torch.float32, device=self.parameters[0].device)

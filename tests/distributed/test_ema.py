@@ -190,4 +190,4 @@ def test_whole_vector_is_taken_by_any_number_of_ranks() -> None:
 
 def test_average_of_other_networks_is_refused() -> None:
     with pytest.raises(UserError, match=r"shape \(315,\), and what is trained here has 316 numbers"):
-        EMA(_weights(0), CONFIG).load_state_dict({"average": torch.zeros(NUMBERS - 1)})
+        EMA(_weights(0), CONFIG, World()).load_state_dict({"average": torch.zeros(NUMBERS - 1)})

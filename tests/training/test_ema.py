@@ -7,12 +7,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from cgt.distributed import World
 from cgt.training.ema import EMA, EMAConfig
 
 
 def test_it_follows_the_recurrence_and_is_the_weights_before_its_start() -> None:
     parameter = nn.Parameter(torch.tensor([1.0]))
-    ema = EMA([parameter], EMAConfig(decay=0.75, start=2))
+    ema = EMA([parameter], EMAConfig(decay=0.75, start=2), World())
     seen = []
     for step, value in enumerate([2.0, 3.0, 7.0, 11.0]):
         parameter.data.fill_(value)
@@ -24,7 +25,7 @@ def test_it_follows_the_recurrence_and_is_the_weights_before_its_start() -> None
 def test_applying_it_gives_the_weights_back_to_the_bit_even_after_an_error() -> None:
     parameter = nn.Parameter(torch.randn(5))
     before, data = parameter.detach().clone(), parameter.data_ptr()
-    ema = EMA([parameter], EMAConfig(decay=0.5, start=0))
+    ema = EMA([parameter], EMAConfig(decay=0.5, start=0), World())
     parameter.data.add_(1)
     ema.update(0)
     try:
@@ -39,7 +40,7 @@ def test_applying_it_gives_the_weights_back_to_the_bit_even_after_an_error() -> 
 
 def test_a_loaded_average_continues_as_the_saved_one() -> None:
     parameter = nn.Parameter(torch.randn(5))
-    first, second = (EMA([parameter], EMAConfig(decay=0.9, start=0)) for _ in range(2))
+    first, second = (EMA([parameter], EMAConfig(decay=0.9, start=0), World()) for _ in range(2))
     parameter.data.add_(1)
     first.update(0)
     second.load_state_dict(first.state_dict())
@@ -50,7 +51,7 @@ def test_a_loaded_average_continues_as_the_saved_one() -> None:
 
 def test_half_life_is_the_steps_after_which_a_weight_counts_half() -> None:
     parameter = nn.Parameter(torch.tensor([0.0]))
-    ema = EMA([parameter], EMAConfig(half_life=10, start=0))
+    ema = EMA([parameter], EMAConfig(half_life=10, start=0), World())
     parameter.data.fill_(1)
     for step in range(10):
         ema.update(step)
