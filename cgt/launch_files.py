@@ -15,6 +15,13 @@ from cgt.errors import UserError
 
 SAME = "NO", "MULTI_GPU", "MULTI_CPU", "DEEPSPEED"
 """What `distributed_type` may be: the processes and the strategy follow from the other keys."""
+IDLE: dict[str, object] = {
+    "gradient_accumulation_steps": 1,
+    "offload_optimizer_device": "none",
+    "offload_param_device": "none",
+    "deepspeed_multinode_launcher": "standard",
+}
+"""What `accelerate config` writes for DeepSpeed, too, and what of it changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +79,29 @@ def _read(launch: str, processes: int | None) -> Plan:
         )
     machines = _number(launch, values, "num_machines", 1)
     machine_rank = _number(launch, values, "machine_rank", 0, least=0)
-    total = _number(launch, values, "num_processes", 0) or machines * (processes or _gpus())
+    gpus, on_cpu = _gpu_ids(launch, values), bool(values.get("use_cpu"))
+    here = processes or (1 if on_cpu else len(gpus.split(",")) if gpus else _gpus())
+    total = _number(launch, values, "num_processes", 0) or machines * here
     if machine_rank >= machines or total % machines:
         raise UserError(
             f"{launch}: machine_rank {machine_rank} must be less than num_machines {machines}, and "
             f"num_processes {total}, those of all machines, a multiple of it."
         )
-    address, port = values.get("main_process_ip"), values.get("main_process_port")
+    address = values.get("main_process_ip")
+    port = _number(launch, values, "main_process_port", 0, least=0, most=65535) or None
     if machines > 1 and (address is None or port is None):
-        raise UserError(f"{launch}: for {machines} machines, set main_process_ip and main_process_port.")
-    environment = {"ACCELERATE_USE_CPU": "true"} if values.get("use_cpu") else {}
-    if (chosen := str(values.get("gpu_ids", "all"))) != "all":
-        environment["CUDA_VISIBLE_DEVICES"] = chosen
+        raise UserError(
+            f"{launch}: for {machines} machines, set main_process_ip, and main_process_port from 1 on."
+        )
+    environment = {"ACCELERATE_USE_CPU": "true"} if on_cpu else {}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus
     return Plan(
         processes=total // machines,
         machines=machines,
         machine_rank=machine_rank,
         address=str(address or "127.0.0.1"),
-        port=_number(launch, values, "main_process_port", 0, least=0) or None,
+        port=port,
         strategy=_strategy(launch, values.get("deepspeed_config") or {}) if kind == "DEEPSPEED" else None,
         environment=environment,
     )
@@ -122,19 +134,35 @@ def _values(launch: str) -> dict[str, Any]:
     return values
 
 
-def _number(launch: str, values: dict[str, Any], key: str, default: int, *, least: int = 1) -> int:
+def _number(
+    launch: str, values: dict[str, Any], key: str, default: int, *, least: int = 1, most: int | None = None
+) -> int:
     """A whole number from `least` on; -1 and nothing are `default`, as accelerate has it."""
     value = values.get(key)
     if value is None or value == -1:
         return default
-    if not isinstance(value, int) or value < least:
-        raise UserError(f"{launch}: {key} is {value!r}, and must be a whole number from {least} on.")
+    if type(value) is not int or value < least or (most is not None and value > most):
+        end = "on" if most is None else f"to {most}"
+        raise UserError(f"{launch}: {key} is {value!r}, and must be a whole number from {least} {end}.")
     return value
 
 
-def _strategy(launch: str, deepspeed: dict[str, Any]) -> str:
+def _gpu_ids(launch: str, values: dict[str, Any]) -> str:
+    """The GPUs that the file names, as CUDA_VISIBLE_DEVICES has them; "" for all."""
+    ids = values.get("gpu_ids")
+    if ids is None or ids == "all":
+        return ""
+    if not isinstance(ids, str | int):
+        raise UserError(f"{launch}: gpu_ids is {ids!r}, and must be all, or numbers with commas such as 0,1.")
+    return str(ids)
+
+
+def _strategy(launch: str, deepspeed: Any) -> str:
     """What the config's `strategy` becomes; one engine for each network is made from it."""
-    others = sorted(set(deepspeed) - {"zero_stage", "zero3_init_flag"})
+    if not isinstance(deepspeed, dict):
+        raise UserError(f"{launch}: deepspeed_config is {deepspeed!r}, and must hold zero_stage: 1, 2 or 3.")
+    kept = {"zero_stage", "zero3_init_flag", "zero3_save_16bit_model"}
+    others = sorted(key for key, value in deepspeed.items() if key not in kept and value != IDLE.get(key))
     stage = deepspeed.get("zero_stage")
     if others or stage not in (1, 2, 3):
         said = f"{others[0]} is not followed" if others else f"zero_stage is {stage}"

@@ -328,11 +328,29 @@ def _strategy_of_accelerate() -> str | None:
     """The strategy that `accelerate launch` was given, whose own way of using DeepSpeed is put aside.
 
     It serves one network, and a GAN has two.
+
+    Raises:
+        UserError: it was given what the run's config decides.
     """
-    if not _is_set(os.environ.pop("ACCELERATE_USE_DEEPSPEED", "")):
+    deepspeed = _is_set(os.environ.pop("ACCELERATE_USE_DEEPSPEED", ""))
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    refused = None
+    if precision != "no":
+        refused = f"mixed_precision {precision}", f"precision={precision}"
+    elif _is_set(os.environ.get("ACCELERATE_USE_FSDP", "")):
+        refused = "FSDP", "strategy=zero3"
+    elif deepspeed and stage not in ("0", "1", "2", "3"):
+        refused = "DeepSpeed without a zero_stage (1, 2 or 3)", "strategy=zero2, for example,"
+    if refused:
+        raise _once(
+            os.environ.get("RANK", "0"),
+            f"accelerate launch was given {refused[0]}, which is not followed: leave it out, and set "
+            f"{refused[1]} in the run's config.",
+        )
+    if not deepspeed:
         return None
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0")
-    return f"zero{stage}" if stage in "123" else "ddp"
+    return "ddp" if stage == "0" else f"zero{stage}"
 
 
 def _is_set(flag: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import ClusterConfig
 
 from cgt import launching
 from cgt.cli import main
@@ -133,12 +134,14 @@ def test_a_rank_that_is_killed_is_named(run, capfd) -> None:
 )
 def test_signals_reach_all_ranks(run, capfd, handled, number: int, answer: str, code: int) -> None:
     handled(number, signal.default_int_handler)
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
-    timer.start()
-    try:
-        assert run(f"{answer}; while :; do sleep 0.05; done") == code
-    finally:
-        timer.cancel()
+
+    def ask() -> None:
+        while not (Path("ready0").exists() and Path("ready1").exists()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=ask, daemon=True).start()
+    assert run(f"{answer}; touch ready$RANK; while :; do sleep 0.05; done") == code
     assert capfd.readouterr().err == ""
 
 
@@ -177,7 +180,19 @@ def test_the_shipped_launch_files_are_followed() -> None:
         ("distributed_type: FSDP", "distributed_type FSDP is not one of"),
         ("num_processes: two", "num_processes is 'two', and must be a whole number"),
         ("{num_machines: 2, num_processes: 3}", "a multiple of it"),
-        ("{num_machines: 2, num_processes: 4}", "set main_process_ip and main_process_port"),
+        ("{num_machines: 2, num_processes: 4}", "set main_process_ip, and main_process_port from 1 on"),
+        (
+            "{num_machines: 2, num_processes: 4, main_process_ip: a, main_process_port: 0}",
+            "main_process_port from 1 on",
+        ),
+        ("main_process_port: 65536", "must be a whole number from 0 to 65535"),
+        ("num_processes: true", "num_processes is True"),
+        ("gpu_ids: [0, 1]", "numbers with commas such as 0,1"),
+        ("{distributed_type: DEEPSPEED, deepspeed_config: ds.json}", "deepspeed_config is 'ds.json'"),
+        (
+            "{distributed_type: DEEPSPEED, deepspeed_config: {zero_stage: 2, gradient_clipping: 1.0}}",
+            "gradient_clipping is not followed",
+        ),
         (
             "{distributed_type: DEEPSPEED, deepspeed_config: {zero_stage: 2, offload_param_device: cpu}}",
             "offload",
@@ -192,6 +207,24 @@ def test_launch_files_that_are_not_followed_are_refused(content: str, said: str,
     file.write_text(content)
     with pytest.raises(UserError, match=said):
         plan_of(None, str(file))
+
+
+def test_what_accelerate_config_writes_for_deepspeed_is_followed(tmp_path: Path) -> None:
+    config = {"zero_stage": 3, "zero3_init_flag": False, "zero3_save_16bit_model": True}
+    config |= {"gradient_accumulation_steps": 1, "deepspeed_multinode_launcher": "standard"}
+    config |= {"offload_optimizer_device": "none", "offload_param_device": "none"}
+    made = ClusterConfig("LOCAL_MACHINE", "DEEPSPEED", "no", False, False, 4, deepspeed_config=config)
+    made.to_yaml_file(str(tmp_path / "launch.yaml"))
+    plan = plan_of(None, str(tmp_path / "launch.yaml"))
+    assert (plan.world, plan.strategy) == (4, "zero3")
+
+
+def test_a_launch_file_starts_a_process_on_each_gpu_that_it_names(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    file = tmp_path / "launch.yaml"
+    for content, processes in (("gpu_ids: 2,3,5", 3), ("gpu_ids: all", 8), ("use_cpu: true", 1)):
+        file.write_text(content)
+        assert plan_of(None, str(file)).world == processes
 
 
 def test_a_mistyped_launch_file_is_refused(capsys) -> None:
@@ -209,6 +242,27 @@ def test_accelerates_own_deepspeed_becomes_the_strategy(monkeypatch) -> None:
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     assert spread(None, None) == ["strategy=zero3"]
     assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed_precision bf16.*set precision=bf16"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP.*set strategy=zero3"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed without a zero_stage"),
+    ],
+)
+def test_what_accelerate_launch_is_given_of_the_arithmetic_is_refused_once(
+    given: dict[str, str], said: str, monkeypatch
+) -> None:
+    for name, value in (given | {"RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        spread(None, None)
+    for name, value in (given | {"RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SaidElsewhereError):
+        spread(None, None)
 
 
 @pytest.mark.parametrize("started", [{"RANK": "0"}, STEP | {"SLURM_PROCID": "0"}])
