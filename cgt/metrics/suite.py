@@ -189,7 +189,7 @@ class Evaluator:
         Raises:
             UserError: the generator has other classes or another picture size, or a metric needs more
                 pictures.
-            RunError: it makes pictures that are not finite.
+            RunError: it makes pictures that are not finite, or there is no memory for a batch.
         """
         assert not sampler.training, (
             "a generator is measured in eval mode: in training mode its statistics would move"
@@ -202,9 +202,15 @@ class Evaluator:
                 f"build --size {sampler.resolution}`."
             )
         with self.together():
-            if self._real is None:
-                self._real = self._real_features(on_batch)
-            fake = self._fake_features(sampler, on_batch)
+            try:
+                if self._real is None:
+                    self._real = self._real_features(on_batch)
+                fake = self._fake_features(sampler, on_batch)
+            except torch.OutOfMemoryError as error:
+                raise RunError(
+                    f"there is no memory on {self.extractor.device} to measure {self.batch_size} pictures at "
+                    "once: lower the batch_size of eval."
+                ) from error
         scores: dict[str, float] = {}
         for metric in self._metrics:
             metric.reset()

@@ -148,6 +148,15 @@ def test_pictures_that_are_not_finite_end_the_measurement():
         Evaluator(MemoryPictures(CLASSES), Means(), ["fid"], 8, 0, 4)(painter)
 
 
+def test_a_batch_that_does_not_fit_into_the_memory_ends_the_measurement_with_advice():
+    class Large(Painter):
+        def __call__(self, z_NZ, y_N):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RunError, match=r"no memory on cpu to measure 4 pictures .* lower the batch_size"):
+        Evaluator(MemoryPictures(CLASSES), Means(), ["fid"], 8, 0, 4)(Large())
+
+
 def test_classes_that_the_data_lacks_are_named():
     with pytest.raises(UserError, match=r"the data has no pictures of 'cow'.*ant, bee, cat"):
         Evaluator(MemoryPictures(CLASSES), Means(), ["fid"], 8, 0, 4, classes=["ant", "cow"])
