@@ -26,7 +26,7 @@ from tests.distributed.runs import chosen, task
 STEPS = 6
 HALF = 3
 OPTIM = {"discriminator_steps": 2, "generator_lr": 1e-3, "discriminator_lr": 1e-3, "eps": 1e-3}
-CLIPPED = {**OPTIM, "max_grad_norm": 0.05, "class_lr_scale": 3.0}
+CLIPPED = {**OPTIM, "max_grad_norm": 0.05, "class_lr_scale": 3.0, "decay_from": 0.5}
 SMOOTH = {"discriminator_steps": 2, "eps": 10.0}
 """Steps in proportion to the gradients, at the default rates.
 
