@@ -4,8 +4,6 @@ Shapes: N samples, C channels, Z latent size, R resolution.
 """
 
 import copy
-import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,15 +25,6 @@ C = 5
 MEAN = 100.0
 
 Found = dict[str, Tensor]
-
-
-def _on_ranks(function: Callable[..., Found], world: int, *arguments: Any) -> list[Found]:
-    return [pickle.loads(found) for found in run_ranks(_pickled, world, function, arguments)]
-
-
-def _pickled(function: Callable[..., Found], arguments: Any) -> bytes:
-    """By value: a tensor sent as it is would be memory of a rank that may have ended."""
-    return pickle.dumps(function(*arguments))
 
 
 def _inputs(dtype: torch.dtype) -> list[Tensor]:
@@ -92,12 +81,12 @@ def _exact(dtype: torch.dtype) -> Found:
 
 @pytest.mark.parametrize("cuts", [[], [3], [1], [2, 4], [1, 5]])
 def test_parts_of_a_batch_are_normalised_as_the_whole(cuts: list[int]) -> None:
-    found = _on_ranks(_norm, len(cuts) + 1, cuts, torch.float64, True)
+    found = run_ranks(_norm, len(cuts) + 1, cuts, torch.float64, True)
     _same(found, _norm([], torch.float64, False), 1e-11)
 
 
 def test_statistics_of_float32_are_those_of_the_whole_batch_to_1e_6() -> None:
-    found = _on_ranks(_norm, 3, [2, 4], torch.float32, True)
+    found = run_ranks(_norm, 3, [2, 4], torch.float32, True)
     for name, value in _exact(torch.float32).items():
         torch.testing.assert_close(found[0][name].double(), value, rtol=1e-6, atol=0)
     # Around a mean of 100, x itself has no more digits than this.
@@ -105,7 +94,7 @@ def test_statistics_of_float32_are_those_of_the_whole_batch_to_1e_6() -> None:
 
 
 def test_half_precision_keeps_statistics_in_float32() -> None:
-    found = _on_ranks(_norm, 2, [3], torch.bfloat16, True)
+    found = run_ranks(_norm, 2, [3], torch.bfloat16, True)
     whole = _norm([], torch.bfloat16, False)
     assert {found[0][name].dtype for name in ("out", "x")} == {torch.bfloat16}
     for name, value in _exact(torch.bfloat16).items():
@@ -114,7 +103,7 @@ def test_half_precision_keeps_statistics_in_float32() -> None:
 
 
 def test_ranks_that_are_not_synchronised_keep_to_their_own_samples() -> None:
-    found = _on_ranks(_norm, 2, [3], torch.float64, False, 1)
+    found = run_ranks(_norm, 2, [3], torch.float64, False, 1)
     x_NCHW = _inputs(torch.float64)[0]
     for own, part_NCHW in zip(found, x_NCHW.chunk(2), strict=True):
         torch.testing.assert_close(own["mean"], 0.1 * part_NCHW.mean((0, 2, 3)))
@@ -144,7 +133,7 @@ def _generator(config: GeneratorConfig, bf16: bool = False) -> Found:
 @pytest.mark.parametrize("config", [PER_LAYER, HIERARCHICAL])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_generator_on_ranks_is_the_generator_on_one_process(world: int, config: GeneratorConfig) -> None:
-    found, whole = _on_ranks(_generator, world, config), _generator(config)
+    found, whole = run_ranks(_generator, world, config), _generator(config)
     for name, expected in whole.items():
         parts = [rank[name] for rank in found]
         value = torch.cat(parts) if name in ("out", "z") else parts[0]
@@ -154,7 +143,7 @@ def test_generator_on_ranks_is_the_generator_on_one_process(world: int, config: 
 
 
 def test_generator_under_autocast_has_the_same_statistics_on_all_ranks() -> None:
-    found = _on_ranks(_generator, 2, PER_LAYER, True)
+    found = run_ranks(_generator, 2, PER_LAYER, True)
     whole = _generator(PER_LAYER, True)
     for name in (name for name in whole if ".statistics." in name):
         assert torch.equal(found[0][name], found[1][name])

@@ -1,7 +1,5 @@
 """The average in parts, against the average in one piece."""
 
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,6 @@ from tests.distributed.ranks import run_ranks
 SHAPES = [(3, 5, 3, 3), (7,), (), (4, 6), (2, 3, 1, 1), (11, 13)]
 NUMBERS = 316
 STEPS = 4
-
-
-def _on_ranks(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
-    return [pickle.loads(found) for found in run_ranks(_pickled, world, function, arguments)]
-
-
-def _pickled(function: Callable[..., Any], arguments: Any) -> bytes:
-    """By value: a tensor sent as it is would be memory of a rank that may have ended."""
-    return pickle.dumps(function(*arguments))
 
 
 def _weights(step: int, *, channels_last: bool = True) -> list[nn.Parameter]:
@@ -87,7 +76,7 @@ def _by_recurrence() -> list[Tensor]:
     ("world", "channels_last"), [(1, True), (1, False), (2, True), (3, False), (5, True)]
 )
 def test_parts_add_up_to_the_average_of_one_process_to_the_bit(world: int, channels_last: bool) -> None:
-    found = _on_ranks(_average, world, channels_last)
+    found = run_ranks(_average, world, channels_last)
     expected = _by_recurrence()
     for average, _, after in found:
         assert all(torch.equal(*pair) for pair in zip(average, expected, strict=True))
@@ -104,7 +93,7 @@ def _few_numbers() -> list[float]:
 
 
 def test_ranks_without_a_number_take_part() -> None:
-    assert _on_ranks(_few_numbers, 4) == [[1.5, 2.5]] * 4
+    assert run_ranks(_few_numbers, 4) == [[1.5, 2.5]] * 4
 
 
 class _NewMemory(TorchDispatchMode):
@@ -139,7 +128,7 @@ def _new_memory() -> int:
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_update_and_on_one_process_a_look_at_the_average_copy_nothing(world: int) -> None:
-    assert _on_ranks(_new_memory, world) == [0] * world
+    assert run_ranks(_new_memory, world) == [0] * world
 
 
 def _save(folder: Path) -> None:
@@ -163,8 +152,8 @@ def _load_and_save(source: Path, target: Path | None) -> tuple[list[Tensor], lis
 
 def test_average_that_2_ranks_saved_goes_on_with_3_and_then_1(tmp_path: Path) -> None:
     run_ranks(_save, 2, tmp_path / "2")
-    on_three = _on_ranks(_load_and_save, 3, tmp_path / "2", tmp_path / "3")
-    on_one = _on_ranks(_load_and_save, 1, tmp_path / "3", None)
+    on_three = run_ranks(_load_and_save, 3, tmp_path / "2", tmp_path / "3")
+    on_one = run_ranks(_load_and_save, 1, tmp_path / "3", None)
     expected = _by_recurrence()
     further = [
         average.lerp(live.detach(), 1 - 0.9)
@@ -184,7 +173,7 @@ def _load_plain(vector: Tensor) -> list[Tensor]:
 def test_whole_vector_is_taken_by_any_number_of_ranks() -> None:
     vector = _trained(CONFIG).state_dict()["average"]
     assert vector.shape == (NUMBERS,)
-    for average in _on_ranks(_load_plain, 2, vector):
+    for average in run_ranks(_load_plain, 2, vector):
         assert all(torch.equal(*pair) for pair in zip(average, _by_recurrence(), strict=True))
 
 
