@@ -82,13 +82,16 @@ def find_place(environ: MutableMapping[str, str] = os.environ) -> None:
     To be called before the ranks meet.
 
     Raises:
-        UserError: there are fewer GPUs here than processes, or the ranks' port is in use.
+        UserError: there are fewer GPUs here than processes, or the ranks' port is in use or no port.
     """
     if _one_of_a_step(environ):
         for name, value in slurm_place(environ).items():
             environ.setdefault(name, value)
+        port = environ["MASTER_PORT"]
+        if not (port.isdecimal() and 0 < int(port) < 65536):
+            raise _once(environ["RANK"], f"MASTER_PORT is {port!r}, and must be a number from 1 to 65535.")
         if environ["RANK"] == "0":
-            refuse_taken_port(int(environ["MASTER_PORT"]))
+            refuse_taken_port(int(port))
     if int(environ.get("WORLD_SIZE", "1")) == 1 or _is_set(environ.get("ACCELERATE_USE_CPU", "")):
         return
     import torch

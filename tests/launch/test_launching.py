@@ -324,6 +324,14 @@ def test_a_port_in_use_is_named() -> None:
             find_place(STEP | {"SLURM_PROCID": "0", "MASTER_PORT": str(port)})
 
 
+@pytest.mark.parametrize("port", ["none", "0", "70000"])
+def test_what_can_not_be_a_port_is_refused_once(port: str) -> None:
+    with pytest.raises(UserError, match=f"MASTER_PORT is '{port}'"):
+        find_place(STEP | {"SLURM_PROCID": "0", "MASTER_PORT": port})
+    with pytest.raises(SaidElsewhereError):
+        find_place(STEP | {"MASTER_PORT": port})
+
+
 def test_more_processes_than_gpus_are_refused_once(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     place = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
