@@ -4,9 +4,10 @@ DCP shares replicated tensors out among the ranks, has owners write sharded ones
 for any number of ranks. Of its formats the one for Hugging Face is read without unpickling anything.
 """
 
+import contextlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,8 @@ def write_state(folder: Path, tree: Any, tensors: dict[str, Tensor], world: Worl
     # Tensors are on the CPU. To copy some ahead from a GPU it would wait for the one that threads begin with,
     # the first, which need not be the one of this rank.
     writer.per_thread_copy_ahead = 0
-    try:
+    with _first_failure():
         save(tensors, storage_writer=writer, process_group=world.group, no_dist=world.size == 1)
-    except CheckpointException as error:  # no Exception, and all ranks have the failures of all
-        failure, _ = next(iter(error.failures.values()))
-        raise failure from error
     if world.is_main:
         write_text(folder / TREE, json.dumps(tree))
 
@@ -62,8 +60,19 @@ def read_state(folder: Path) -> Any:
         for name, found in reader.read_metadata().state_dict_metadata.items()
         if isinstance(found, TensorStorageMetadata)
     }
-    load(tensors, storage_reader=reader, no_dist=True)
+    with _first_failure():
+        load(tensors, storage_reader=reader, no_dist=True)
     return _built(json.loads((folder / TREE).read_text(encoding="utf-8")), tensors)
+
+
+@contextlib.contextmanager
+def _first_failure() -> Iterator[None]:
+    """Raise what went wrong: a CheckpointException is no Exception, and holds the failures of all ranks."""
+    try:
+        yield
+    except CheckpointException as error:
+        failure, _ = next(iter(error.failures.values()))
+        raise failure from error
 
 
 def _plain(value: Any, path: Sequence[str], tensors: dict[str, Tensor]) -> Any:

@@ -1,5 +1,6 @@
 """Checkpoints on disk."""
 
+import errno
 import json
 import shutil
 import threading
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 from cgt.distributed import World
 from cgt.errors import UserError
@@ -135,6 +137,18 @@ def test_a_damaged_checkpoint_is_named_and_never_executed(tmp_path: Path, file: 
         checkpoints.load()
     assert "00000010" in str(error.value)
     assert not (tmp_path / "attack").exists()
+
+
+def test_a_disk_that_fails_while_a_checkpoint_is_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    checkpoints = saved(tmp_path, [10, 20], best=10)
+    monkeypatch.setattr(HuggingFaceStorageReader, "read_data", fails)
+    with pytest.raises(UserError, match=r"00000020 can't be read \(.*Input/output error\)"):
+        checkpoints.load()
 
 
 class Touch:
