@@ -84,6 +84,18 @@ def test_a_job_that_is_preempted_while_its_environment_is_set_up_is_queued_again
 
 
 @pytest.mark.parametrize("verb", TRAINING)
+def test_a_job_that_has_never_time_for_a_checkpoint_is_not_queued_for_ever(verb: str, node: Node) -> None:
+    def codes(times: int, **variables: str) -> list[int]:
+        return [node.run(verb, "config", **variables) for _ in range(times)]
+
+    (node.home / "setup.sh").write_text("kill -USR1 $$")
+    node.put("srun", "exit 75")
+    assert codes(9, SETUP="setup.sh") == [0] * 9
+    assert codes(1) == [0]  # a checkpoint, from which the counting begins again
+    assert codes(10, SETUP="setup.sh") == [0] * 9 + [1]
+
+
+@pytest.mark.parametrize("verb", TRAINING)
 def test_only_a_run_that_the_job_began_itself_goes_on(verb: str, node: Node) -> None:
     words = ["cgt", verb, "config", "--overwrite", "--run", "run"]
     (node.home / "run").mkdir()
