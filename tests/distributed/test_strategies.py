@@ -225,6 +225,24 @@ def test_processes_that_normalise_apart_save_and_measure_the_mean_of_their_stati
         assert_close(saved, means, 0.0)
 
 
+def beginning() -> Tensors:
+    """The weights that a rank begins with, whose own differ from the others' in the last bits."""
+    config, method = task("pretraining")
+    world, made = World(cpu=True), method.networks()
+    with torch.no_grad():
+        for parameter in (parameter for network in made for parameter in network.parameters()):
+            parameter.mul_(1 + 1e-6 * world.rank)
+    method.networks = lambda: made  # type: ignore[method-assign]
+    t = build_trainer(config, method, world)
+    return t.generator.state_dict() | t.discriminator.state_dict()
+
+
+def test_all_processes_begin_with_the_weights_of_the_first() -> None:
+    expected = beginning()
+    for weights in run_ranks(beginning, 2):
+        assert_close(weights, expected, 0.0)
+
+
 def diverging() -> str:
     t = trainer("pretraining")
     if t.world.rank == 1:

@@ -109,6 +109,22 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(network: str) -> None
         )
 
 
+def test_a_step_keeps_less_where_the_config_has_activations_worked_out_again() -> None:
+    kept = []
+    for recompute in (False, True):
+        t, numbers = trainer(gradient_checkpointing=recompute), [0]
+        batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
+
+        def keep(tensor: torch.Tensor, numbers: list[int] = numbers) -> torch.Tensor:
+            numbers[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            train_step(t, batches, 0)
+        kept += numbers
+    assert kept[1] < 0.7 * kept[0]
+
+
 def test_bf16_trains_and_keeps_float32_weights() -> None:
     t = trainer(precision="bf16")
     losses = train_step(t, tiny.MemoryPictures(tiny.OLD).batches(8, seed=0), 0)
