@@ -132,7 +132,7 @@ def _steps(
             losses = train_step(trainer, batches, step)
         done = step + 1
         last = done == config.steps
-        stop = preemption.asked() and not last
+        stop = preemption.asked()
         if milestones.progress is not None:
             milestones.progress.advance(losses)
         if world.is_main and (last or done % config.log_every == 0):
