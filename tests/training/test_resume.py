@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cgt.distributed import World
+from cgt.errors import RunError
 from cgt.runs import RunFolder
 from cgt.training import checkpoint, loop
 from cgt.training.loop import train
 from cgt.training.state_files import read_state
+from cgt.training.step import train_step
+from cgt.training.trainer import Trainer
 from cgt.transfer.base import Method, MethodConfig
 from tests import tiny
 from tests.distributed import runs
@@ -100,3 +104,18 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
         states.append(read_state(tmp_path / name / "latest" / "state")["generator"])
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
+
+
+def test_no_checkpoint_is_written_of_weights_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(trainer: Trainer, batches: Any, step: int) -> Any:
+        losses = train_step(trainer, batches, step)
+        if step == 5:
+            torch.nn.init.constant_(trainer.discriminator.linear.bias, float("nan"))
+        return losses
+
+    monkeypatch.setattr(loop, "train_step", diverging)
+    with pytest.raises(RunError, match=r"after step 6 linear.bias is not finite.* last good checkpoint is"):
+        go(tmp_path / "run")
+    assert read_state(tmp_path / "run" / "latest" / "state")["step"] < 6
