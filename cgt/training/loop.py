@@ -84,11 +84,11 @@ def train(
     """
     trainer = build_trainer(config, method, world)
     checkpoints = Checkpoints(run.path, config.checkpoint, world)
-    best, first = Best(), 0
+    best, first, due = Best(), 0, False
     if resume:
         if state := checkpoints.load():
             trainer.load_state_dict(state)
-            first, best = state["step"], Best(**state["best"])
+            first, best, due = state["step"], Best(**state["best"]), state["due"]
         if world.is_main:
             run.forget_after(first)
     aside = world.aside()
@@ -100,13 +100,15 @@ def train(
         _progress(config, first, world) as progress,
     ):
         milestones = _Milestones(trainer, run, checkpoints, evaluation, provenance, progress)
-        done = _steps(trainer, pictures, first, best, milestones, watch, preemption)
+        if due:
+            best = milestones.reach(first, best, evaluate=True, save=True)
+        stopped = _steps(trainer, pictures, first, best, milestones, watch, preemption)
     checkpoint = checkpoints.latest
     assert checkpoint is not None
-    if done == config.steps:
+    if stopped is None:
         return checkpoint
     if world.is_main:
-        raise PreemptedError(f"asked to stop after step {done}: --resume goes on from {checkpoint}.")
+        raise PreemptedError(f"asked to stop after step {stopped}: --resume goes on from {checkpoint}.")
     raise SaidElsewhereError(0, PreemptedError.CODE)
 
 
@@ -118,9 +120,9 @@ def _steps(
     milestones: "_Milestones",
     watch: Watch,
     preemption: Preemption,
-) -> int:
-    """Steps from `first` on, and what comes between them, to the end or until the machine is wanted; returns
-    the number of the last one.
+) -> int | None:
+    """Steps from `first` on, and what comes between them, to the end or until the machine is wanted; then the
+    number of the last one is returned.
     """
     config, world, run = trainer.config, trainer.world, milestones.run
     updates = config.optim.discriminator_steps
@@ -139,12 +141,13 @@ def _steps(
             images = done * config.batch_size * updates
             skipped = {"skipped": len(pictures.skipped)} if pictures.skipped else {}
             run.log({"step": done, "images": images, **losses, **_learning_rates(trainer), **skipped})
-        evaluate, save = last or done % config.eval_every == 0, last or stop or done % config.save_every == 0
+        evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
+        if stop:
+            milestones.put_off(done, best, due=evaluate)
+            return done
         if evaluate or save:
             best = milestones.reach(done, best, evaluate=evaluate, save=save)
-        if stop:
-            return done
-    return config.steps
+    return None
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class _Milestones:
                 metrics = world.gather(dict(self.evaluation.measure(generator)))[0]
             except (UserError, RunError, SaidElsewhereError):
                 # The steps up to here are not lost with a measurement that fails.
-                self._save(generator, done, best, improved=False)
+                self._save(generator, done, best, due=True)
                 raise
             if self.progress is not None:
                 self.run.log({"step": done, **metrics})
@@ -183,11 +186,19 @@ class _Milestones:
             self._save(generator, done, best, improved=improved)
         return best
 
-    def _save(self, generator: Generator, done: int, best: Best, *, improved: bool) -> None:
+    def put_off(self, done: int, best: Best, *, due: bool) -> None:
+        """Save the generator after `done` steps at once; if it is `due` to be measured, a resumed run begins
+        with that.
+        """
+        self._save(snapshot(self.trainer), done, best, due=due)
+
+    def _save(
+        self, generator: Generator, done: int, best: Best, *, improved: bool = False, due: bool = False
+    ) -> None:
         trainer = self.trainer
         with trainer.of_discriminator.whole():
             discriminator = cast(Discriminator, trainer.of_discriminator.copy())
-        state: dict[str, Any] = {"step": done, "best": vars(best), **trainer.state_dict()}
+        state: dict[str, Any] = {"step": done, "best": vars(best), "due": due, **trainer.state_dict()}
         for tensors in (generator.state_dict(), state["generator"], state["discriminator"]):
             for name, tensor in tensors.items():
                 if not tensor.isfinite().all():

@@ -184,6 +184,10 @@ def stop_early() -> None:
     loop._Milestones.reach = stopping  # type: ignore[method-assign]
 
 
+def suicide() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def timed(function: Callable[[], Any]) -> float:
     """Seconds that a call takes."""
     start = time.monotonic()

@@ -1,7 +1,6 @@
 """Runs over several ranks end in what one process makes, and go on after a kill anywhere to the same bits."""
 
 import functools
-import os
 import random
 import shutil
 import signal
@@ -19,11 +18,7 @@ from cgt.distributed import World
 from cgt.training import checkpoint, loop
 from cgt.training.state_files import read_state, taken_apart
 from tests.distributed.ranks import FailedRanksError, run_ranks
-from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, stop_early, timed
-
-
-def suicide() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, suicide, stop_early, timed
 
 
 @pytest.fixture(scope="module")

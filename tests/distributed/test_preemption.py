@@ -13,8 +13,9 @@ import pytest
 from cgt.cli import main
 from cgt.training import loop
 from cgt.training.state_files import read_state
+from tests.distributed import runs
 from tests.distributed.ranks import FailedRanksError, run_ranks
-from tests.distributed.runs import in_call, results, run, same
+from tests.distributed.runs import STEPS, in_call, results, run, same, suicide
 from tests.tiny import SHORT_RUN, SMALL_NETWORKS
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,26 @@ def test_signal_on_one_rank_stops_all_after_the_same_step_with_a_checkpoint(
     assert "PreemptedError: asked to stop after step 5" in (first or "")
     assert "SaidElsewhereError" in (second or "")
     assert read_state(path / "latest" / "state")["step"] == 5
+    run_ranks(functools.partial(run, resume=True), 2, path)
+    expected, got = results(uninterrupted), results(path)
+    for part, value in expected.items():
+        assert same(got[part], value), part
+
+
+@pytest.mark.parametrize("step", [6, STEPS])
+def test_run_that_is_stopped_where_it_would_be_measured_saves_first_and_is_measured_when_it_goes_on(
+    step: int, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+
+    def stop_and_never_measure() -> None:
+        # Ranks hear of a signal one step late.
+        in_call(loop, "train_step", step - 2, lambda: os.kill(os.getpid(), signal.SIGUSR1), rank=0)()
+        in_call(runs, "mean_brightness", (step - 1) // 2, suicide, rank=0)()
+
+    with pytest.raises(FailedRanksError) as caught:
+        run_ranks(functools.partial(run, arm=stop_and_never_measure), 2, path)
+    assert f"PreemptedError: asked to stop after step {step}" in (caught.value.errors[0] or "")
     run_ranks(functools.partial(run, resume=True), 2, path)
     expected, got = results(uninterrupted), results(path)
     for part, value in expected.items():
