@@ -225,6 +225,20 @@ class World:
         return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
 
+def launched_world(precision: Precision = "fp32", *, timeout: float = 600) -> World:
+    """This process's place, once all ranks that were launched are there.
+
+    Raises:
+        UserError: as `World`.
+        RunError: ranks did not come within the timeout, as the first of those that did says.
+        SaidElsewhereError: another one says so.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World(precision, timeout=timeout)
+    with roll_call(socket.gethostname(), timeout):
+        return World(precision, timeout=timeout)
+
+
 @contextlib.contextmanager
 def roll_call(note: str, seconds: float) -> Iterator[list[str]]:
     """Wait for all launched ranks where they are to meet, for the block to make a `World`.

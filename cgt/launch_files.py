@@ -24,6 +24,33 @@ IDLE: dict[str, object] = {
 """What `accelerate config` writes for DeepSpeed, too, and what of it changes nothing."""
 
 
+FOLLOWED = {
+    "distributed_type",
+    "mixed_precision",
+    "num_machines",
+    "num_processes",
+    "machine_rank",
+    "main_process_ip",
+    "main_process_port",
+    "use_cpu",
+    "gpu_ids",
+    "deepspeed_config",
+}
+WITHOUT_MEANING = {
+    "compute_environment",
+    "debug",
+    "downcast_bf16",
+    "enable_cpu_affinity",
+    "main_training_function",
+    "rdzv_backend",
+    "same_network",
+    "tpu_env",
+    "tpu_use_cluster",
+    "tpu_use_sudo",
+}
+"""What `accelerate config` writes besides, and what says nothing of processes on CPUs and GPUs."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The processes of a run."""
@@ -131,6 +158,10 @@ def _values(launch: str) -> dict[str, Any]:
         raise UserError(f"the launch file {launch} is no YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise UserError(f"the launch file {launch} must hold keys and values, as `accelerate config` writes.")
+    for key, value in values.items():
+        if key not in FOLLOWED | WITHOUT_MEANING and value:
+            hint = catalog.did_you_mean(str(key), FOLLOWED)
+            raise UserError(f"{launch}: {key} is not followed{hint}: leave it out.")
     return values
 
 

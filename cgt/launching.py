@@ -31,7 +31,7 @@ COMMAND: ContextVar[Sequence[str]] = ContextVar("COMMAND", default=())
 LAST_WORDS = "CGT_LAST_WORDS"
 """Set in processes that `spread` started: a file for what a process has to say at its end."""
 
-PATIENCE = 30.0
+PATIENCE = 20.0
 """Seconds for the other ranks to end by themselves when one has failed; then they are asked to end."""
 ENDING = 10.0
 """Seconds between being asked to end and being killed."""
@@ -92,7 +92,11 @@ def find_place(environ: MutableMapping[str, str] = os.environ) -> None:
             raise _once(environ["RANK"], f"MASTER_PORT is {port!r}, and must be a number from 1 to 65535.")
         if environ["RANK"] == "0":
             refuse_taken_port(int(port))
-    if int(environ.get("WORLD_SIZE", "1")) == 1 or _is_set(environ.get("ACCELERATE_USE_CPU", "")):
+    if int(environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    # Torch warns of connections that end, with the stack of each, when ranks leave or are killed.
+    environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if _is_set(environ.get("ACCELERATE_USE_CPU", "")):
         return
     import torch
 
@@ -260,7 +264,7 @@ def _run(words: Sequence[str], plan: Plan) -> int:
                 rank = plan.machine_rank * plan.processes + local
                 said = Path(folder) / str(rank)
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "cgt", *words],
+                    [*_python(), "-m", "cgt", *words],
                     env=os.environ | _place(plan, local) | {LAST_WORDS: str(said)},
                     stdin=subprocess.DEVNULL,
                     stdout=None if rank == 0 else subprocess.DEVNULL,
@@ -273,6 +277,11 @@ def _run(words: Sequence[str], plan: Plan) -> int:
             for saying in ranks.sayings():
                 say(saying)
     return ranks.code
+
+
+def _python() -> list[str]:
+    """Python as it runs this, but that no module of the working folder takes the place of another."""
+    return [sys.executable, *([] if Path.cwd() == Path(__file__).parents[1] else ["-P"])]
 
 
 def _place(plan: Plan, local: int) -> dict[str, str]:

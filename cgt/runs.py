@@ -135,11 +135,11 @@ class RunFolder:
             UserError: the run was started with another config, other pictures or another source.
         """
         saved, before = path / "config.yaml", _saved(path)
-        differing = sorted(
-            line
-            for line in _differences(before["config"], yaml.safe_load(dump(config)))
-            if not line.startswith(MAY_CHANGE)
+        then, now = (
+            {key: value for key, value in values.items() if key not in MAY_CHANGE}
+            for values in (before["config"], yaml.safe_load(dump(config)))
         )
+        differing = sorted(_differences(then, now))
         if differing:
             raise UserError(
                 f"{path} was started with another config; these keys differ: {'; '.join(differing)}. "

@@ -77,7 +77,7 @@ def evaluate(
     spread(processes, launch)
     from cgt.cli.classes import chosen_classes
     from cgt.data import DataConfig, open_pictures
-    from cgt.distributed import World
+    from cgt.distributed import launched_world
     from cgt.files import refuse_existing, sha256, write_json
     from cgt.metrics.features import load_extractor
     from cgt.metrics.suite import Evaluator, directions
@@ -91,7 +91,7 @@ def evaluate(
         refuse_existing(json, overwrite=overwrite, inputs=(folder, data, features, weights))
     metric_names = [name.strip() for name in metrics.split(",")]
     better = directions(metric_names)
-    world = World()
+    world = launched_world()
     with world.together():
         generator = load_generator(folder).to(world.device)
         names = chosen_classes(generator, classes)

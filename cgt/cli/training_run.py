@@ -8,7 +8,7 @@ import torch
 
 from cgt import rng
 from cgt.data import DataConfig, Pictures, open_pictures
-from cgt.distributed import World
+from cgt.distributed import World, launched_world
 from cgt.errors import UserError
 from cgt.metrics.features.base import load_extractor
 from cgt.metrics.suite import Evaluator, lower_is_better
@@ -36,7 +36,7 @@ def meet(settings: RunConfig) -> World:
     Raises:
         UserError: they can't share the batch, or can't train by that strategy.
     """
-    world = World(settings.precision, timeout=settings.timeout)
+    world = launched_world(settings.precision, timeout=settings.timeout)
     with world.together():
         settings.check_share(world.size)
         check(settings.strategy, world, compiled=settings.compile)

@@ -99,6 +99,7 @@ def train(
         checkpoints,
         _progress(config, first, world) as progress,
     ):
+        watch.reached(first)
         milestones = _Milestones(trainer, run, checkpoints, evaluation, provenance, progress)
         if due:
             best = milestones.reach(first, best, evaluate=True, save=True)

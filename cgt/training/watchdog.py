@@ -6,6 +6,7 @@ whatever time-out the store has. So one thread talks to the store and does nothi
 looks at what that thread has found, and at how long ago.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -14,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,8 @@ GRACE = 5.0
 
 _NUMBERS = itertools.count()
 _PACKAGE = Path(__file__).parents[1]
+_WAITING = Path(__file__), _PACKAGE / "distributed.py"
+"""Where ranks wait for each other: that they do says little."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class Watch:
             self._thread.start()
         return self
 
-    @contextmanager
+    @contextlib.contextmanager
     def step(self, done: int) -> Iterator[None]:
         """One step, after `done` others: it must not take longer than the world's timeout."""
         self._done, self._busy_since = done, time.monotonic()
@@ -207,6 +209,9 @@ class Watch:
         finally:
             self._over.set()
             self._end()
+        if error is None:
+            with contextlib.suppress(RuntimeError):  # of a rank that is gone: all was done
+                self._world.gather(None)  # so that rank 0, which holds the store, does not leave first
 
     def _explain(self, error: Exception) -> None:
         """Raise what tells more than `error`, if anything does, once the others know."""
@@ -332,7 +337,7 @@ class Watch:
         frame = sys._current_frames().get(self._main)
         while frame is not None:
             path = Path(frame.f_code.co_filename)
-            if path.is_relative_to(_PACKAGE) and path != Path(__file__):
+            if path.is_relative_to(_PACKAGE) and path not in _WAITING:
                 return f"{path.relative_to(_PACKAGE.parent)}:{frame.f_lineno}"
             frame = frame.f_back
         return "its end"

@@ -14,14 +14,17 @@ from tests.tiny import SHORT_RUN, SMALL_NETWORKS
 ROOT = Path(__file__).parents[2]
 
 
-def start(words: list[str], folders: list[Path]) -> list[tuple[int, str]]:
-    """`cgt WORDS` on ranks in folders of their own, as two machines; exit code and stderr of each."""
+def start(words: list[str], folders: list[Path], *, absent: int = 0) -> list[tuple[int, str]]:
+    """`cgt WORDS` on ranks in folders of their own, as two machines; exit code and stderr of each.
+
+    So many further ranks never come.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     ranks = []
     for rank, folder in enumerate(folders):
-        place = {"RANK": rank, "WORLD_SIZE": len(folders), "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        place = {"RANK": rank, "WORLD_SIZE": len(folders) + absent, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
         more = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT}
         environment = os.environ | {name: str(value) for name, value in (place | meeting | more).items()}
@@ -77,3 +80,10 @@ def test_what_can_not_train_together_is_refused_before_the_pictures_are_opened(
     found = start([*PRETRAIN, override], folders)
     assert [code for code, _ in found] == [2] * len(folders)
     assert message in " ".join(found[0][1].split())
+
+
+def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
+    ((first, said), (second, silent)) = start([*PRETRAIN, "timeout=4"], [tmp_path] * 2, absent=1)
+    assert (first, second) == (1, 1)
+    assert said.startswith("error: rank 2 of 3 did not come to")
+    assert not silent

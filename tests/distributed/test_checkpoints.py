@@ -18,7 +18,7 @@ from cgt.distributed import World
 from cgt.training import checkpoint, loop
 from cgt.training.state_files import read_state, taken_apart
 from tests.distributed.ranks import FailedRanksError, run_ranks
-from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, suicide, stop_early, timed
+from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, stop_early, suicide, timed
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from cgt import catalog, rng
 from cgt.cli import main
 from cgt.data.write import BuildOptions, build_shards
-from cgt.distributed import World
+from cgt.distributed import World, launched_world
 from cgt.errors import RunError
 from cgt.metrics.features import cnn
 from cgt.metrics.features.cnn_training import widths
@@ -60,7 +60,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def measure(words: list[str], arm: Callable[[], None] = lambda: None) -> int:
     """The exit code of this rank's process."""
     watchdog.SECONDS, watchdog.SILENT = 0.1, 1.0  # the tests wait for these
-    World.__init__.__kwdefaults__["timeout"] = LIMIT
+    launched_world.__kwdefaults__["timeout"] = LIMIT
     arm()
     return main(words)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +21,8 @@ from cgt.errors import SaidElsewhereError, UserError
 from cgt.launch_files import plan_of, shipped
 from cgt.launching import COMMAND, find_place, first_host, refuse_taken_port, spread
 
+ROOT = Path(__file__).parents[2]
+
 STEP = {
     "SLURM_JOB_ID": "7",
     "SLURM_STEP_ID": "1",
@@ -35,16 +38,21 @@ STEP = {
 
 
 @pytest.fixture(autouse=True)
-def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_launcher() -> Iterator[None]:
+    """What a test, or the launcher itself, sets is gone after it."""
+    before = dict(os.environ)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS", launching.LAST_WORDS):
-        monkeypatch.delenv(name, raising=False)
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """Runs shell code instead of cgt in two processes; the exit code."""
     shell = tmp_path / "python"
-    shell.write_text('#!/usr/bin/env bash\neval "$3"\n')  # as python -m cgt CODE
+    shell.write_text('#!/usr/bin/env bash\neval "${!#}"\n')  # as python -P -m cgt CODE
     shell.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(shell))
     monkeypatch.setattr(launching, "PATIENCE", 0.3)
@@ -152,6 +160,18 @@ def test_under_nohup_a_terminal_that_goes_ends_nothing(run, handled) -> None:
     assert run("kill -HUP $$; sleep 0.6; exit 7") == 7
 
 
+def test_no_module_of_the_working_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    for name in ("cgt", "random"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(7)")
+    command = [sys.executable, "-P", "-m", "cgt", "pretrain", "nowhere", "--processes", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "there is no config 'nowhere'" in ended.stderr
+
+
 def test_launch_files_say_where_a_process_runs_and_on_what(run, tmp_path: Path) -> None:
     two = (
         "num_processes: 4\nnum_machines: 2\nmachine_rank: 1\nmain_process_ip: 10.0.0.1\nmain_process_port: 9"
@@ -178,6 +198,8 @@ def test_the_shipped_launch_files_are_followed() -> None:
     [
         ("mixed_precision: bf16", "set precision=bf16 in the run's config"),
         ("distributed_type: FSDP", "distributed_type FSDP is not one of"),
+        ("num_proceses: 2", r"num_proceses is not followed \(did you mean 'num_processes'\?\): leave it out"),
+        ("fsdp_config: {fsdp_version: 2}", "fsdp_config is not followed"),
         ("num_processes: two", "num_processes is 'two', and must be a whole number"),
         ("{num_machines: 2, num_processes: 3}", "a multiple of it"),
         ("{num_machines: 2, num_processes: 4}", "set main_process_ip, and main_process_port from 1 on"),
@@ -287,6 +309,7 @@ def test_a_task_of_slurm_finds_its_place() -> None:
         "LOCAL_WORLD_SIZE": "3",
         "MASTER_ADDR": "gpu03",
         "MASTER_PORT": "20113",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
 
 
