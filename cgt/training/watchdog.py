@@ -352,10 +352,12 @@ class Watch:
             if patience < 0:
                 code = failed[min(failed)] if failed else 1
                 self._give_up(None if failed else self._named(self._gone(self._silent)), code)
-            elif not self._exchange.closed and (gone := self._gone(limit)):
-                self._give_up(f"{self._named(gone)}, for {limit:g} s", 1)
-            elif self._longest() > limit:
-                self._give_up(f"no {self._unit} ended for {limit:g} s: {self._whereabouts()}", 1)
+            elif self._longest() > limit or (not self._exchange.closed and self._gone(limit)):
+                # Of ranks in a step for too long, those that are silent are why.
+                if gone := self._gone(self._silent):
+                    self._give_up(f"{self._named(gone)}, and no {self._unit} ended for {limit:g} s", 1)
+                else:
+                    self._give_up(f"no {self._unit} ended for {limit:g} s: {self._whereabouts()}", 1)
 
     def _longest(self) -> float:
         """Seconds of the longest present step of any rank."""
