@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgt import rng
 from cgt.errors import RunError
@@ -100,7 +100,7 @@ def generator_step(trainer: Trainer, step: int) -> Losses:
 
 def generator_gradients(trainer: Trainer, step: int) -> Terms:
     """Add the gradients of what is trained of G; D stays as it is."""
-    trainer.discriminator.requires_grad_(False)
+    _ask_for_gradients(trainer.of_discriminator.parameters, wanted=False)
     z, y = _latents(trainer, "generator", step), _labels(trainer, "generator", step)
     uniform = _augment_draws(trainer, "generator", step, pictures=1)
     seeking = trainer.config.optim.mode_seeking
@@ -132,7 +132,7 @@ def generator_gradients(trainer: Trainer, step: int) -> Terms:
         if table.requires_grad and leaf.grad is not None
     ]
     trainer.of_generator.backward(sum(penalties.values(), start=loss), carried)
-    trainer.discriminator.requires_grad_(True)
+    _ask_for_gradients(trainer.of_discriminator.parameters, wanted=True)
     return terms | {name: penalty.detach() for name, penalty in penalties.items()}
 
 
@@ -145,6 +145,11 @@ def _finite(trainer: Trainer, terms: Terms, step: int) -> Losses:
             name = name.removeprefix("loss_").replace("_", "-")
             raise RunError(f"the {name} loss became {value} in step {step}; the update was not made.")
     return losses
+
+
+def _ask_for_gradients(parameters: Sequence[nn.Parameter], *, wanted: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(wanted)
 
 
 def _latents(trainer: Trainer, stream: str, *position: int) -> Tensor:

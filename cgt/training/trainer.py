@@ -108,7 +108,9 @@ def trainer_of(
     groups = method.trainable(generator, config.optim.class_lr_scale)
     # The average takes the weights as they are before a strategy may divide them.
     ema = EMA([parameter for group in groups for parameter in group.parameters], config.ema, world)
-    of_discriminator = [ParameterGroup(list(discriminator.parameters()))]
+    for part in method.frozen(discriminator):
+        part.requires_grad_(False).eval()
+    of_discriminator = [ParameterGroup([p for p in discriminator.parameters() if p.requires_grad])]
     optim, strategy = config.optim, config.strategy
     trainer = Trainer(
         config=config,

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgt import rng
 from cgt.config import Section
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from cgt.models.norm import Bank, ClassTables
+from cgt.models.norm import Bank, ClassTables, EmbeddedBank
 from cgt.training.losses import hinge_discriminator, hinge_generator
 from cgt.training.optim import ParameterGroup
 
@@ -93,6 +93,10 @@ class Method(Generic[C]):
         trunk = [parameter for parameter in generator.parameters() if id(parameter) not in of_classes]
         return [ParameterGroup(trunk), ParameterGroup(list(generator.banks.parameters()), class_lr_scale)]
 
+    def frozen(self, discriminator: Discriminator) -> Sequence[nn.Module]:
+        """The parts of D that are not trained, and that not even a forward pass changes."""
+        return ()
+
     def discriminator_loss(self, real_N: Tensor, fake_N: Tensor) -> Tensor:
         """D's adversarial loss of the logits."""
         return hinge_discriminator(real_N, fake_N)
@@ -150,6 +154,26 @@ def source_tables(generator: Generator) -> ClassTables:
         banks[0].latent_scale,
         banks[0].latent_shift,
     )
+
+
+def fine_tuned_generator(task: Task) -> Generator:
+    """The source's generator with one bank, for the task's classes in place of the source's.
+
+    What is of classes alone is fresh: tables, or the embedding. Statistics, and the layers that make tables of
+    an embedding, go on from the source's first bank.
+    """
+    generator, source = task.fresh_generator(), task.given_source.generator
+    generator.linear.load_state_dict(source.linear.state_dict())
+    generator.blocks.load_state_dict(source.blocks.state_dict())
+    generator.attention.load_state_dict(source.attention.state_dict())
+    generator.output_affine.load_state_dict(source.output_affine.state_dict())
+    generator.to_rgb.load_state_dict(source.to_rgb.state_dict())
+    bank, first = generator.last_bank, source.banks[0]
+    bank.statistics.load_state_dict(cast(Bank, first).statistics.state_dict())
+    if isinstance(bank, EmbeddedBank) and isinstance(first, EmbeddedBank):
+        bank.scale.load_state_dict(first.scale.state_dict())
+        bank.shift.load_state_dict(first.shift.state_dict())
+    return generator
 
 
 def fine_tuned_discriminator(task: Task) -> Discriminator:

@@ -9,6 +9,7 @@ import torch
 
 from cgt import catalog
 from cgt.distributed import World
+from cgt.errors import UserError
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, save_model
 from cgt.training.step import train_step
@@ -47,13 +48,25 @@ def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
     name: str, config: GeneratorConfig, classes: tuple[str, ...]
 ) -> None:
     method = make(name, config, classes)
-    before = {key: value.clone() for key, value in method.networks()[0].state_dict().items()}
+    before, before_D = (
+        {k: v.clone() for k, v in network.state_dict().items()} for network in method.networks()
+    )
     trainer, losses = trained(method)
     assert all(math.isfinite(value) for record in losses for value in record.values())
     said = {id(p) for group in method.trainable(trainer.generator, 1.0) for p in group.parameters}
     for key, parameter in trainer.generator.named_parameters():
         assert torch.equal(parameter, before[key]) == (id(parameter) not in said), key
         assert parameter.requires_grad == (id(parameter) in said), key
+    fixed = {
+        id(t)
+        for part in method.frozen(trainer.discriminator)
+        for t in part.state_dict(keep_vars=True).values()
+    }
+    for key, tensor in trainer.discriminator.state_dict(keep_vars=True).items():
+        if id(tensor) in fixed:
+            assert torch.equal(tensor, before_D[key]), key
+        elif tensor.dim() > 1:
+            assert not torch.equal(tensor, before_D[key]), key
     last = f"banks.{len(trainer.generator.banks) - 1}."
     for key, buffer in trainer.generator.named_buffers():
         if key.startswith(last):
@@ -162,3 +175,33 @@ def test_the_discriminator_keeps_all_but_its_class_embedding() -> None:
     new, old = method.networks()[1].state_dict(), method.task.given_source.discriminator.state_dict()
     assert new["embedding.weight"].shape == (3, 12)
     assert all(torch.equal(new[key], old[key]) for key in old if not key.startswith("embedding."))
+
+
+@BOTH
+def test_transfergan_starts_at_the_source_in_all_but_its_classes(config: GeneratorConfig) -> None:
+    method = make("transfergan", config)
+    new, old = method.networks()[0].state_dict(), method.task.given_source.generator.state_dict()
+    kept = {key for key in new if not key.startswith("banks.")}
+    assert kept == {key for key in old if not key.startswith("banks.")}
+    kept |= {key for key in new if ".statistics." in key}
+    if config.shared_dim:
+        kept |= {key for key in new if key.startswith(("banks.0.scale.", "banks.0.shift."))}
+    assert all(torch.equal(new[key], old[key]) for key in kept)
+    fresh = set(new) - kept
+    assert fresh
+    assert all(new[key].shape[0] == len(tiny.NEW) for key in fresh)
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_freezed_trains_the_blocks_of_the_discriminator_after_the_first_ones(blocks: int) -> None:
+    method = make("freezed", tiny.PER_LAYER, frozen_blocks=blocks)
+    trainer, _ = trained(method)
+    source = method.task.given_source.discriminator
+    for i, (block, old) in enumerate(zip(trainer.discriminator.blocks, source.blocks, strict=True)):
+        weight = next(iter(block.parameters()))
+        assert torch.equal(weight, next(iter(old.parameters()))) == (i < blocks)
+
+
+def test_freezed_refuses_more_blocks_than_there_are() -> None:
+    with pytest.raises(UserError, match=r"frozen_blocks is 5, and the source's discriminator has 4"):
+        make("freezed", tiny.PER_LAYER, frozen_blocks=5)
