@@ -159,8 +159,8 @@ def source_tables(generator: Generator) -> ClassTables:
 def fine_tuned_generator(task: Task) -> Generator:
     """The source's generator with one bank, for the task's classes in place of the source's.
 
-    What is of classes alone is fresh: tables, or the embedding. Statistics, and the layers that make tables of
-    an embedding, go on from the source's first bank.
+    What is of classes alone is fresh: tables, or the embedding. Statistics, and the layers that make tables
+    of an embedding, go on from the source's first bank.
     """
     generator, source = task.fresh_generator(), task.given_source.generator
     generator.linear.load_state_dict(source.linear.state_dict())

@@ -1,7 +1,7 @@
 """TransferGAN (Wang et al., "Transferring GANs: generating images from limited data", ECCV 2018).
 
-All of G and D goes on from the source, with new class tables and a new class embedding, and is fine-tuned. The
-old classes are given up.
+All of G and D goes on from the source, with new class tables and a new class embedding, and is fine-tuned.
+The old classes are given up.
 """
 
 from cgt.models.biggan import Discriminator, Generator
