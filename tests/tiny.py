@@ -18,7 +18,7 @@ PER_LAYER = GeneratorConfig(channels=(12, 8, 8), dim_z=6, init="orthogonal")
 HIERARCHICAL = GeneratorConfig(
     channels=(12, 8, 8), dim_z=9, shared_dim=5, hierarchical=True, attention=(4,), init="orthogonal"
 )
-DISCRIMINATOR = DiscriminatorConfig(channels=(8, 8, 8, 12), init="orthogonal")
+DISCRIMINATOR = DiscriminatorConfig(channels=(8, 12), init="orthogonal")
 
 RUN = {
     "data": {"shards": "in memory"},
