@@ -10,18 +10,18 @@ from torch import nn
 
 from cgt.errors import UserError
 from cgt.models.biggan import Discriminator
-from cgt.transfer.base import MethodConfig, Task
-from cgt.transfer.transfergan import TransferGAN
+from cgt.transfer.base import Task
+from cgt.transfer.transfergan import TransferGAN, TransferGANConfig
 
 
-class FreezeDConfig(MethodConfig):
+class FreezeDConfig(TransferGANConfig):
     """Options of FreezeD."""
 
     frozen_blocks: int = Field(3, ge=1)
     """Blocks of D that are not trained, from the picture on."""
 
 
-class FreezeD(TransferGAN):
+class FreezeD(TransferGAN[FreezeDConfig]):
     """Fine-tuning of all but the first blocks of D.
 
     Raises:

@@ -20,8 +20,8 @@ SAMPLES_PER_CLASS = 32
 
 
 @torch.no_grad()
-def nearest_classes(task: Task) -> Tensor:
-    """The id of the nearest source class of every new class, int64 (M,).
+def nearest_classes(task: Task, among: int | None = None) -> Tensor:
+    """The id of the nearest source class of every new class, int64 (M,); of the first `among`, if given.
 
     The distance is between class means of D's pooled features, each feature scaled to unit variance over the
     source's samples.
@@ -30,7 +30,7 @@ def nearest_classes(task: Task) -> Tensor:
     generator = copy.deepcopy(source.generator).eval()
     generator.fold()
     discriminator = copy.deepcopy(source.discriminator).eval()
-    n_source = len(generator.classes)
+    n_source = len(generator.classes) if among is None else among
 
     def samples() -> Iterator[tuple[Tensor, Tensor]]:
         for y in range(n_source):

@@ -194,6 +194,19 @@ def test_transfergan_starts_at_the_source_in_all_but_its_classes(config: Generat
     assert all(new[key].shape[0] == len(tiny.NEW) for key in fresh)
 
 
+@BOTH
+def test_transfergan_starts_its_classes_at_the_mean_or_at_the_nearest_class(config: GeneratorConfig) -> None:
+    def rows(generator: Generator) -> torch.Tensor:
+        bank = generator.banks[0]
+        return bank.embedding.weight if config.shared_dim else bank.scale[0]
+
+    source_NC = rows(make("bsa", config).task.given_source.generator)
+    mean_MC = rows(make("transfergan", config, start="mean").networks()[0])
+    assert torch.equal(mean_MC, source_NC.mean(0).expand(3, -1))
+    nearest_MC = rows(make("transfergan", config, start="nearest").networks()[0])
+    assert all(any(torch.equal(row, old) for old in source_NC) for row in nearest_MC)
+
+
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_freezed_trains_the_blocks_of_the_discriminator_after_the_first_ones(blocks: int) -> None:
     method = make("freezed", tiny.PER_LAYER, frozen_blocks=blocks)
