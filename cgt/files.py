@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,19 @@ def write_text(path: Path, content: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """`write_bytes` for JSON, indented, with a final newline."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _as_json(content))
+
+
+def put_json(file: Path, content: Any) -> None:
+    """`write_json`, or for `-` the same text to stdout."""
+    if file == Path("-"):
+        sys.stdout.write(_as_json(content))
+    else:
+        write_json(file, content)
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def sha256(path: Path) -> str:

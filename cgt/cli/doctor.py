@@ -50,15 +50,10 @@ def _tell(findings: dict[str, Any], json: Path | None) -> None:
     """Show the findings, or write them where they were asked for."""
     if json is None:
         _show(findings)
-    elif json == Path("-"):
-        import sys
-        from json import dumps
-
-        sys.stdout.write(dumps(findings, indent=2) + "\n")
     else:
-        from cgt.files import write_json
+        from cgt.files import put_json
 
-        write_json(json, findings)
+        put_json(json, findings)
 
 
 def _show(findings: dict[str, Any]) -> None:

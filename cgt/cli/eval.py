@@ -78,7 +78,7 @@ def evaluate(
     from cgt.cli.classes import chosen_classes
     from cgt.data import DataConfig, open_pictures
     from cgt.distributed import launched_world
-    from cgt.files import refuse_existing, sha256, write_json
+    from cgt.files import put_json, refuse_existing, sha256
     from cgt.metrics.features import load_extractor
     from cgt.metrics.suite import Evaluator, directions
     from cgt.models.folder import find_model, load_generator
@@ -136,10 +136,8 @@ def evaluate(
         "better": dict(better),
     }
     Console(stderr=to_stdout).print(_table(result))
-    if to_stdout:
-        _write_to_stdout(result)
-    elif json is not None:
-        write_json(json, result)
+    if json is not None:
+        put_json(json, result)
 
 
 def _table(result: dict[str, Any]) -> "Table":
@@ -160,10 +158,3 @@ def _table(result: dict[str, Any]) -> "Table":
     for name, value in result["metrics"].items():
         table.add_row(name.replace("_", " "), f"{value:.5g}", ARROWS[result["better"][name]])
     return table
-
-
-def _write_to_stdout(result: dict[str, Any]) -> None:
-    import sys
-    from json import dumps
-
-    sys.stdout.write(dumps(result, indent=2, ensure_ascii=False) + "\n")

@@ -172,6 +172,8 @@ def _started_without_pictures(method: "MethodConfig") -> "MethodConfig":
 
 def _write(json: Path, found: Sequence["Need"]) -> None:
     """All figures in bytes."""
+    from cgt.files import put_json
+
     rows = [
         {
             "strategy": need.strategy,
@@ -184,15 +186,7 @@ def _write(json: Path, found: Sequence["Need"]) -> None:
         }
         for need in found
     ]
-    if json == Path("-"):
-        import sys
-        from json import dumps
-
-        sys.stdout.write(dumps(rows, indent=2) + "\n")
-    else:
-        from cgt.files import write_json
-
-        write_json(json, rows)
+    put_json(json, rows)
 
 
 def _show(title: str, found: Sequence["Need"]) -> None:

@@ -139,7 +139,7 @@ def inspect(
     from rich.console import Console
 
     from cgt.data.manifest import open_shards
-    from cgt.files import refuse_existing, write_json
+    from cgt.files import put_json, refuse_existing
 
     to_stdout = json == Path("-")
     if sheet is not None and sheet.suffix.lower() != ".png":
@@ -156,13 +156,8 @@ def inspect(
         note = f", the first {shown}; {rest:,} more are left out" if rest else ""
         typer.echo(f"{sheet}: pictures of {shown} classes{note}", err=True)
     _show(opened.manifest, Console(stderr=to_stdout))
-    if to_stdout:
-        import sys
-        from json import dumps
-
-        sys.stdout.write(dumps(_facts(opened.manifest), indent=2, ensure_ascii=False) + "\n")
-    elif json is not None:
-        write_json(json, _facts(opened.manifest))
+    if json is not None:
+        put_json(json, _facts(opened.manifest))
 
 
 def _show(manifest: "Manifest", console: "Console") -> None:
