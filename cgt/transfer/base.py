@@ -5,7 +5,7 @@ becomes a plain one. The training step, the data and the measuring are the same 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar, cast
 
@@ -154,6 +154,14 @@ def source_tables(generator: Generator) -> ClassTables:
         banks[0].latent_scale,
         banks[0].latent_shift,
     )
+
+
+def start_classes(own: Iterable[Tensor], source: Iterable[Tensor], nearest_M: Tensor | None) -> None:
+    """Set tables of new classes, (M, C), in place: to the nearest classes' rows of the source's, (N, C), or
+    where none are given to the mean of all.
+    """
+    for own_MC, source_NC in zip(own, source, strict=True):
+        own_MC.copy_(source_NC.mean(0) if nearest_M is None else source_NC[nearest_M])
 
 
 def fine_tuned_generator(task: Task) -> Generator:

@@ -10,7 +10,7 @@ import torch
 
 from cgt.models.biggan import Generator
 from cgt.models.norm import Bank
-from cgt.transfer.base import Extension, MethodConfig, source_tables
+from cgt.transfer.base import Extension, MethodConfig, source_tables, start_classes
 from cgt.transfer.nearest import nearest_classes
 
 
@@ -36,8 +36,7 @@ class BSA(Extension[BSAConfig]):
         source = source_tables(generator)
         nearest_M = nearest_classes(self.task) if self.config.start == "nearest" else None
         own = bank.tables()
-        for table_MC, source_NC in zip(own.scale + own.shift, source.scale + source.shift, strict=True):
-            table_MC.copy_(source_NC.mean(0) if nearest_M is None else source_NC[nearest_M])
+        start_classes(own.scale + own.shift, source.scale + source.shift, nearest_M)
         latents = zip(
             own.latent_scale + own.latent_shift, source.latent_scale + source.latent_shift, strict=True
         )

@@ -2,8 +2,6 @@
 
 All of G and D goes on from the source, with new class tables and a new class embedding, and is fine-tuned.
 The old classes are given up.
-
-Shapes: N source classes, M new classes, C numbers of a class at one place.
 """
 
 from typing import Literal, TypeVar, cast
@@ -12,7 +10,13 @@ import torch
 
 from cgt.models.biggan import Discriminator, Generator
 from cgt.models.norm import Bank, EmbeddedBank
-from cgt.transfer.base import Method, MethodConfig, fine_tuned_discriminator, fine_tuned_generator
+from cgt.transfer.base import (
+    Method,
+    MethodConfig,
+    fine_tuned_discriminator,
+    fine_tuned_generator,
+    start_classes,
+)
 from cgt.transfer.nearest import nearest_classes
 
 
@@ -42,17 +46,15 @@ class TransferGAN(Method[C]):
     @torch.no_grad()
     def _start(self, bank: Bank) -> None:
         first = cast(Bank, self.task.given_source.generator.banks[0])
-        if isinstance(bank, EmbeddedBank):
-            assert isinstance(first, EmbeddedBank)
-            pairs = [(bank.embedding.weight, first.embedding.weight)]
-        else:
-            own, source = bank.tables(), first.tables()
-            pairs = list(zip(own.scale + own.shift, source.scale + source.shift, strict=True))
         nearest_M = None
         if self.config.start == "nearest":
             nearest_M = nearest_classes(self.task, among=len(first.classes))
-        for new_MC, source_NC in pairs:
-            new_MC.copy_(source_NC.mean(0) if nearest_M is None else source_NC[nearest_M])
+        if isinstance(bank, EmbeddedBank):
+            assert isinstance(first, EmbeddedBank)
+            start_classes([bank.embedding.weight], [first.embedding.weight], nearest_M)
+        else:
+            own, source = bank.tables(), first.tables()
+            start_classes(own.scale + own.shift, source.scale + source.shift, nearest_M)
 
 
 METHOD = TransferGAN
