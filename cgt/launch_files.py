@@ -84,7 +84,7 @@ def plan_of(processes: int | None, launch: str | None) -> Plan:
     if processes is not None:
         plan = replace(plan, processes=processes)
     if plan.machines == 1 and plan.world > 1 and plan.port is None:
-        plan = replace(plan, port=_free_port())
+        plan = replace(plan, port=free_port())
     return plan
 
 
@@ -211,7 +211,8 @@ def _gpus() -> int:
     return torch.cuda.device_count() or 1
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens at now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -1,21 +1,21 @@
 """Functions run by several ranks at once: forked processes on the CPU that talk through gloo."""
 
-import contextlib
 import gc
 import importlib
 import multiprocessing
 import os
 import pickle
 import signal
-import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import PartialState
+
+from cgt.launch_files import free_port
 
 SECONDS = 60
 """That all ranks may take."""
@@ -47,8 +47,7 @@ def run_ranks(
     Raises:
         FailedRanksError: a rank raised, was killed, or took too long.
     """
-    with _free_port() as port:
-        pass
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     ranks = []
     for rank in range(world):
@@ -77,13 +76,6 @@ def run_ranks(
     if any(errors):
         raise FailedRanksError(errors)
     return results
-
-
-@contextlib.contextmanager
-def _free_port() -> Iterator[int]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        yield listener.getsockname()[1]
 
 
 def _rank(

@@ -1,6 +1,7 @@
 """Tiny runs by several ranks, which may be struck anywhere."""
 
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from cgt.training.state_files import read_state
 from cgt.transfer.base import Method, MethodConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
+from tests.distributed.ranks import FailedRanksError, run_ranks
 
 STEPS = 7
 CHANGES: dict[str, Any] = {
@@ -186,6 +189,49 @@ def stop_early() -> None:
 
 def suicide() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_and_resume(
+    expected: Path, path: Path, rank: int, owner: Any, name: str, number: int, after: bool, **changes: Any
+) -> None:
+    """Two ranks, of which one is killed in a call of `owner.name`; resumed, they make what was expected."""
+    arm = in_call(owner, name, number, suicide, rank=rank, after=after)
+    errors: list[str | None] = []
+
+    def killed() -> None:
+        with pytest.raises(FailedRanksError) as caught:
+            run_ranks(functools.partial(run, arm=arm, **changes), 2, path)
+        errors.extend(caught.value.errors)
+
+    assert timed(killed) < TIMEOUT + 10
+    assert errors[rank] == f"ended with {-signal.SIGKILL}"
+    other = errors[1 - rank] or ""
+    assert f"rank {rank} (" in other
+    assert "has not answered since step" in other
+    assert "checkpoint" in other
+    run_ranks(functools.partial(run, resume=True, **changes), 2, path)
+    assert_same(path, expected)
+    assert not list((path / "checkpoints").glob(".*"))
+
+
+def signal_and_resume(expected: Path, path: Path, number: signal.Signals, **changes: Any) -> None:
+    """Two ranks, of which one is asked to stop in its fourth step; resumed, they make what was expected."""
+    arm = in_call(loop, "train_step", 3, lambda: os.kill(os.getpid(), number), rank=1)
+    with pytest.raises(FailedRanksError) as caught:
+        run_ranks(functools.partial(run, arm=arm, **changes), 2, path)
+    first, second = caught.value.errors
+    assert "PreemptedError: asked to stop after step 5" in (first or "")
+    assert "SaidElsewhereError" in (second or "")
+    assert read_state(path / "latest" / "state")["step"] == 5
+    run_ranks(functools.partial(run, resume=True, **changes), 2, path)
+    assert_same(path, expected)
+
+
+def assert_same(path: Path, expected: Path, tolerance: float = 0.0) -> None:
+    """Equal to the bit without a tolerance, models and pictures too."""
+    wanted, got = results(expected), results(path)
+    for part in wanted if tolerance == 0 else ("state", "records", "pointers"):
+        assert same(got[part], wanted[part], tolerance), part
 
 
 def timed(function: Callable[[], Any]) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cgt.cli import main
+from cgt.launch_files import free_port
 from tests.tiny import SHORT_RUN, SMALL_NETWORKS
 
 ROOT = Path(__file__).parents[2]
@@ -19,9 +20,7 @@ def start(words: list[str], folders: list[Path], *, absent: int = 0) -> list[tup
 
     So many further ranks never come.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     ranks = []
     for rank, folder in enumerate(folders):
         place = {"RANK": rank, "WORLD_SIZE": len(folders) + absent, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}

@@ -3,7 +3,6 @@
 import functools
 import random
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,15 @@ from cgt.distributed import World
 from cgt.training import checkpoint, loop
 from cgt.training.state_files import read_state, taken_apart
 from tests.distributed.ranks import FailedRanksError, run_ranks
-from tests.distributed.runs import STEPS, TIMEOUT, in_call, results, run, same, stop_early, suicide, timed
+from tests.distributed.runs import (
+    STEPS,
+    assert_same,
+    kill_and_resume,
+    results,
+    run,
+    same,
+    stop_early,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +59,7 @@ def test_run_goes_on_with_another_number_of_ranks(
         run_ranks(functools.partial(run, arm=stop_early), first, path)
     assert read_state(path / "latest" / "state")["step"] == 4
     run_ranks(functools.partial(run, resume=True), then, path)
-    expected, got = results(uninterrupted), results(path)
-    for part in ("state", "records", "pointers"):
-        assert same(got[part], expected[part], 1e-5), part
+    assert_same(path, uninterrupted, 1e-5)
 
 
 def parts_taken_apart() -> tuple[str, str]:
@@ -84,30 +89,6 @@ def written_beside_gpus(folder: Path) -> None:
 def test_thread_that_writes_leaves_gpus_alone(tmp_path: Path) -> None:
     run_ranks(written_beside_gpus, 1, tmp_path)
     assert torch.equal(read_state(tmp_path)["weight"], torch.ones(3))
-
-
-def kill_and_resume(
-    expected: Path, path: Path, rank: int, owner: Any, name: str, number: int, after: bool
-) -> None:
-    arm = in_call(owner, name, number, suicide, rank=rank, after=after)
-    errors: list[str | None] = []
-
-    def killed() -> None:
-        with pytest.raises(FailedRanksError) as caught:
-            run_ranks(functools.partial(run, arm=arm), 2, path)
-        errors.extend(caught.value.errors)
-
-    assert timed(killed) < TIMEOUT + 10
-    assert errors[rank] == f"ended with {-signal.SIGKILL}"
-    other = errors[1 - rank] or ""
-    assert f"rank {rank} (" in other
-    assert "has not answered since step" in other
-    assert "checkpoint" in other
-    run_ranks(functools.partial(run, resume=True), 2, path)
-    wanted, got = results(expected), results(path)
-    for part, value in wanted.items():
-        assert same(got[part], value), part
-    assert not list((path / "checkpoints").glob(".*"))
 
 
 KILLS = {

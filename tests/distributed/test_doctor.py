@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from cgt.doctor import ranks
 from cgt.errors import RunError
 from cgt.training import watchdog
 from tests.distributed.ranks import FailedRanksError, run_ranks
-from tests.distributed.runs import in_call
+from tests.distributed.runs import in_call, suicide
 from tests.launch.hosts import NoHostsError, two_hosts
 
 SECONDS = 20.0
@@ -174,7 +173,7 @@ def test_a_wrong_sum_is_an_error_that_names_the_rank() -> None:
 
 
 def test_a_rank_that_is_killed_is_named() -> None:
-    kill = in_call(ranks, "_finish", 4, lambda: os.kill(os.getpid(), signal.SIGKILL), rank=1)
+    kill = in_call(ranks, "_finish", 4, suicide, rank=1)
     first, _ = errors_of(2, arm=kill)
     assert f"RunError: rank 1 ({HOST}) has not answered" in first
     assert "firewall" in first

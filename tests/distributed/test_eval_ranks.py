@@ -1,9 +1,7 @@
 """`cgt eval` on several ranks, one of which is lost on the way."""
 
 import functools
-import os
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +22,7 @@ from cgt.training import watchdog
 from cgt.training.state_files import read_state
 from tests.distributed import runs
 from tests.distributed.ranks import FailedRanksError, run_ranks
-from tests.distributed.runs import in_call, stopping, timed
+from tests.distributed.runs import in_call, stopping, suicide, timed
 
 CLASSES = ("red-disk", "red-square")
 SIZE = 8
@@ -81,7 +79,7 @@ def test_rank_that_is_lost_while_measuring_ends_the_others_which_name_it(
     if how == "stopped":
         arm = stopping(Evaluator, "_features", 2, rank=rank, lock=tmp_path / "lock")
     else:
-        arm = in_call(Evaluator, "_features", 2, lambda: os.kill(os.getpid(), signal.SIGKILL), rank=rank)
+        arm = in_call(Evaluator, "_features", 2, suicide, rank=rank)
     said = ""
 
     def lose() -> None:

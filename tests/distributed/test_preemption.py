@@ -15,7 +15,7 @@ from cgt.training import loop
 from cgt.training.state_files import read_state
 from tests.distributed import runs
 from tests.distributed.ranks import FailedRanksError, run_ranks
-from tests.distributed.runs import STEPS, in_call, results, run, same, suicide
+from tests.distributed.runs import STEPS, assert_same, in_call, run, signal_and_resume, suicide
 from tests.tiny import SHORT_RUN, SMALL_NETWORKS
 
 ROOT = Path(__file__).parents[2]
@@ -32,18 +32,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_signal_on_one_rank_stops_all_after_the_same_step_with_a_checkpoint(
     number: signal.Signals, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "run"
-    arm = in_call(loop, "train_step", 3, lambda: os.kill(os.getpid(), number), rank=1)
-    with pytest.raises(FailedRanksError) as caught:
-        run_ranks(functools.partial(run, arm=arm), 2, path)
-    first, second = caught.value.errors
-    assert "PreemptedError: asked to stop after step 5" in (first or "")
-    assert "SaidElsewhereError" in (second or "")
-    assert read_state(path / "latest" / "state")["step"] == 5
-    run_ranks(functools.partial(run, resume=True), 2, path)
-    expected, got = results(uninterrupted), results(path)
-    for part, value in expected.items():
-        assert same(got[part], value), part
+    signal_and_resume(uninterrupted, tmp_path / "run", number)
 
 
 @pytest.mark.parametrize("step", [6, STEPS])
@@ -61,9 +50,7 @@ def test_run_that_is_stopped_where_it_would_be_measured_saves_first_and_is_measu
         run_ranks(functools.partial(run, arm=stop_and_never_measure), 2, path)
     assert f"PreemptedError: asked to stop after step {step}" in (caught.value.errors[0] or "")
     run_ranks(functools.partial(run, resume=True), 2, path)
-    expected, got = results(uninterrupted), results(path)
-    for part, value in expected.items():
-        assert same(got[part], value), part
+    assert_same(path, uninterrupted)
 
 
 def test_second_signal_ends_a_rank_at_once(tmp_path: Path) -> None:

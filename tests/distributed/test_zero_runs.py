@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 
 from cgt.cli import main
-from cgt.training import checkpoint, loop
+from cgt.training import checkpoint
 from cgt.training.state_files import read_state
 from cgt.training.strategies import zero
 from tests.distributed.ranks import FailedRanksError, require, run_ranks
-from tests.distributed.runs import TIMEOUT, in_call, results, run, same, stop_early, timed
+from tests.distributed.runs import (
+    assert_same,
+    kill_and_resume,
+    run,
+    signal_and_resume,
+    stop_early,
+)
 from tests.tiny import SHORT_RUN, SMALL_NETWORKS
 
 ROOT = Path(__file__).parents[2]
@@ -39,13 +45,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return path
 
     return uninterrupted
-
-
-def assert_same(path: Path, expected: Path, tolerance: float) -> None:
-    """Equal to the bit without a tolerance, models and pictures too."""
-    wanted, got = results(expected), results(path)
-    for part in wanted if tolerance == 0 else ("state", "records", "pointers"):
-        assert same(got[part], wanted[part], tolerance), part
 
 
 def end_early(ranks: int, path: Path, **changes: Any) -> None:
@@ -71,16 +70,7 @@ def test_signal_stops_all_ranks_with_a_checkpoint_from_which_the_run_goes_on(
     runs: Any, tmp_path: Path
 ) -> None:
     require("zero2")
-    path = tmp_path / "run"
-    arm = in_call(loop, "train_step", 3, lambda: os.kill(os.getpid(), signal.SIGUSR1), rank=1)
-    with pytest.raises(FailedRanksError) as caught:
-        run_ranks(functools.partial(run, arm=arm, strategy="zero2"), 2, path)
-    first, second = caught.value.errors
-    assert "PreemptedError: asked to stop after step 5" in (first or "")
-    assert "SaidElsewhereError" in (second or "")
-    assert read_state(path / "latest" / "state")["step"] == 5
-    run_ranks(functools.partial(run, resume=True, strategy="zero2"), 2, path)
-    assert_same(path, runs("zero2"), 0)
+    signal_and_resume(runs("zero2"), tmp_path / "run", signal.SIGUSR1, strategy="zero2")
 
 
 def test_kill_while_a_checkpoint_is_written_ends_the_run_and_costs_no_checkpoint(
@@ -88,17 +78,7 @@ def test_kill_while_a_checkpoint_is_written_ends_the_run_and_costs_no_checkpoint
 ) -> None:
     require("zero3")
     path = tmp_path / "run"
-    arm = in_call(checkpoint, "write_state", 1, lambda: os.kill(os.getpid(), signal.SIGKILL), rank=1)
-
-    def killed() -> None:
-        with pytest.raises(FailedRanksError) as caught:
-            run_ranks(functools.partial(run, arm=arm, strategy="zero3"), 2, path)
-        assert caught.value.errors[1] == f"ended with {-signal.SIGKILL}"
-        assert "rank 1 (" in (caught.value.errors[0] or "")
-
-    assert timed(killed) < TIMEOUT + 10
-    run_ranks(functools.partial(run, resume=True, strategy="zero3"), 2, path)
-    assert_same(path, runs("zero3"), 0)
+    kill_and_resume(runs("zero3"), path, 1, checkpoint, "write_state", 1, False, strategy="zero3")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from rich.table import Table
 from cgt import rng
 from cgt.config import load
 from cgt.distributed import World
+from cgt.launch_files import free_port
 from cgt.training.memory import LiveTensors, needs
 from cgt.training.settings import PretrainConfig
 from cgt.training.step import train_step
@@ -97,10 +97,7 @@ def measure(words: argparse.Namespace) -> dict[str, float]:
 
 def in_processes(arguments: list[str], strategy: str, processes: int) -> dict[str, float] | str:
     """What the processes of a strategy measured, the most of any; or what one that failed said."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_PORT": free_port()}
     cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
     with tempfile.TemporaryDirectory() as folder:
         results = [Path(folder) / f"{rank}.json" for rank in range(processes)]
