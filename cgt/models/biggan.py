@@ -6,7 +6,8 @@ Shapes: N samples, Z latent size, R resolution, C channels, H rows, W columns.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -31,7 +32,10 @@ from cgt.models.norm import (
     Condition,
     ConditionalBatchNorm,
     EmbeddedBank,
+    Latents,
+    bank_of,
     evaluation_conditions,
+    picked,
     training_conditions,
 )
 from cgt.models.recompute import recomputed
@@ -191,20 +195,66 @@ class Generator(nn.Module):
                 f"z has {z_NZ.shape[1]} numbers a picture, and this generator takes {self.dim_z}: "
                 "use its dim_z"
             )
-        chunk = self.config.chunk(self.resolution)
-        chunks = z_NZ.split(chunk, dim=1)
-        # Both sites of a block see the block's chunk.
-        z_LNK = [z for z in chunks[1:] for _ in range(2)]
-        affine = (self.output_affine.gain, self.output_affine.bias)
-        banks = [cast(Bank, bank) for bank in self.banks]
         tables = self.last_bank.tables() if tables is None else tables
-        if self.training:
-            y_N = y_N - self.first_of_last_bank
-            conditions = training_conditions(self.last_bank, tables, affine, z_LNK, y_N)
-        else:
-            of_banks = [bank.tables() for bank in banks[:-1]] + [tables]
-            conditions = evaluation_conditions(banks, of_banks, affine, z_LNK, y_N, self.config.bn_eps)
-        return self._synthesise(chunks[0], conditions)
+        if not self.training:
+            return self._synthesise(*self._evaluation(z_NZ, y_N, tables))
+        y_N = y_N - self.first_of_last_bank
+        latents = self.last_bank.latents(z_NZ, y_N, self)
+        conditions = training_conditions(self.last_bank, tables, self._affine, latents, y_N)
+        return self._synthesise(latents.first_NK, conditions)
+
+    def interpolate(self, z_NZ: Tensor, y_NJ: Tensor, weight_NJ: Tensor) -> Tensor:
+        """Pictures (N, 3, R, R) in [-1, 1] between J classes of any banks, in eval mode.
+
+        A class is one scale and shift a channel at each site, with statistics folded in; these are mixed, and
+        so is what banks make of z. So a weight of 1 gives the class itself, to the bit.
+
+        Args:
+            z_NZ: latents.
+            y_NJ: int64 class ids, indices into `classes`.
+            weight_NJ: of each class, usually from 0 to 1 with the sum 1; beyond that they extrapolate.
+        """
+        assert not self.training, "classes are mixed by their running statistics, in eval mode"
+        tables = self.last_bank.tables()
+        parts = [self._evaluation(z_NZ, y_N, tables) for y_N in y_NJ.unbind(1)]
+        weights = weight_NJ[:, :, None].unbind(1)
+
+        def mixed(values: Sequence[Tensor]) -> Tensor:
+            return torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum(0)
+
+        of_sites = zip(*(conditions for _, conditions in parts), strict=True)
+        conditions = [
+            Condition(mixed([part.scale_NC for part in site]), mixed([part.shift_NC for part in site]), None)
+            for site in of_sites
+        ]
+        return self._synthesise(mixed([first for first, _ in parts]), conditions)
+
+    def split(self, z_NZ: Tensor) -> Latents:
+        """z, divided among the layers; both sites of a block get the block's chunk."""
+        first, *others = z_NZ.split(self.config.chunk(self.resolution), dim=1)
+        return Latents(first, [z for z in others for _ in range(2)])
+
+    def draw(self, bank: Bank, latents: Latents, y_N: Tensor) -> Tensor:
+        """Pictures of one bank's classes y, counted within it, by its running statistics."""
+        eps = self.config.bn_eps
+        conditions = evaluation_conditions([bank], [bank.tables()], self._affine, [latents], y_N, eps)
+        return self._synthesise(latents.first_NK, conditions)
+
+    @property
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        return self.output_affine.gain, self.output_affine.bias
+
+    def _evaluation(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables) -> tuple[Tensor, list[Condition]]:
+        """The first layer's input and all conditions of a batch that may mix banks."""
+        banks = [cast(Bank, bank) for bank in self.banks]
+        of_banks = [bank.tables() for bank in banks[:-1]] + [tables]
+        bank_N = bank_of(banks, y_N)
+        latents, first = [], 0
+        for number, bank in enumerate(banks):
+            latents.append(bank.latents(z_NZ, torch.where(bank_N == number, y_N - first, -1), self))
+            first += len(bank.classes)
+        conditions = evaluation_conditions(banks, of_banks, self._affine, latents, y_N, self.config.bn_eps)
+        return picked([part.first_NK for part in latents], bank_N), conditions
 
     def _synthesise(self, z_NK: Tensor, conditions: Sequence[Condition]) -> Tensor:
         call = recomputed if self.gradient_checkpointing and self.training else _called
@@ -277,23 +327,35 @@ class Discriminator(nn.Module):
         sizes = [resolution >> min(i + 1, halvings) for i in range(len(self.blocks))]
         self.attention = _attention(config.attention, sizes, widths)
         self.linear = Linear(widths[-1], 1)
-        self.embedding = Embedding(len(self.classes), widths[-1])
+        self.embedding = Embedding(len(self.classes), widths[-1]) if config.projection else None
         initialise(self, config.init)
 
-    def features(self, x_N3RR: Tensor) -> Tensor:
-        """Pooled features (N, C) of pictures in [-1, 1]: what the logit is a function of, classes aside."""
+    def maps(self, x_N3RR: Tensor) -> Iterator[Tensor]:
+        """What the blocks, with their attention, make of pictures in [-1, 1]."""
         call = recomputed if self.gradient_checkpointing and self.training else _called
         h = x_N3RR
         for i, block in enumerate(self.blocks):
             h = call(block, h)
             if str(i) in self.attention:
                 h = call(self.attention[str(i)], h)
-        return F.relu(h).sum((2, 3))
+            yield h
+
+    def features(self, x_N3RR: Tensor) -> Tensor:
+        """Pooled features (N, C) of pictures in [-1, 1]: what the logit is a function of, classes aside."""
+        last = deque(self.maps(x_N3RR), maxlen=1).pop()  # the others are let go
+        return F.relu(last).sum((2, 3))
+
+    def first_blocks(self, count: int) -> list[nn.Module]:
+        """The blocks next to the picture, with the attention that follows on any of them."""
+        attention = [self.attention[str(i)] for i in range(count) if str(i) in self.attention]
+        return [*self.blocks[:count], *attention]
 
     def forward(self, x_N3RR: Tensor, y_N: Tensor) -> Tensor:
         """Logits (N,) of pictures in [-1, 1] and class ids in [0, classes)."""
         h_NC = self.features(x_N3RR)
-        logit_N: Tensor = self.linear(h_NC).squeeze(1) + (self.embedding(y_N) * h_NC).sum(1)
+        logit_N: Tensor = self.linear(h_NC).squeeze(1)
+        if self.embedding is not None:
+            logit_N = logit_N + (self.embedding(y_N) * h_NC).sum(1)
         return logit_N
 
 

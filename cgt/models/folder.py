@@ -23,9 +23,12 @@ from cgt import rng
 from cgt.errors import UserError
 from cgt.files import FolderKind, refuse_existing, replacing_folder, write_json, write_text
 from cgt.models.biggan import Discriminator, Generator
-from cgt.models.norm import Bank, EmbeddedBank
+from cgt.models.mined import MinedBank
+from cgt.models.naming import BankKind
+from cgt.models.norm import Bank
 from cgt.models.record import FILE, BankRecord, DiscriminatorRecord, ModelRecord, not_a_model, read_record
 from cgt.models.sampling import write_class_grid
+from cgt.models.steered import SteeredBank
 
 KIND = FolderKind(
     "a model folder",
@@ -64,8 +67,7 @@ def save_model(
         resolution=generator.resolution,
         generator=generator.config,
         banks=tuple(
-            BankRecord(kind="embedding" if isinstance(bank, EmbeddedBank) else "tables", classes=bank.classes)
-            for bank in banks
+            BankRecord(kind=_kind(bank), classes=bank.classes, options=bank.options()) for bank in banks
         ),
         discriminator=None
         if discriminator is None
@@ -140,13 +142,33 @@ def undrawn(record: ModelRecord) -> tuple[Generator, Discriminator | None]:
     """The networks of a record, whose weights are not those of its files."""
     first, *others = record.banks
     generator = Generator(record.generator, record.resolution, first.classes)
-    if first.kind == "tables":
-        generator.banks[0] = generator.new_class_bank(first.classes)
+    if first.kind != generator.last_bank.kind:
+        generator.banks[0] = _undrawn_bank(first, generator)
     for bank in others:
-        generator.append(generator.new_class_bank(bank.classes))
+        generator.append(_undrawn_bank(bank, generator))
     found = record.discriminator
     discriminator = Discriminator(found.config, record.resolution, found.classes) if found else None
     return generator, discriminator
+
+
+def _kind(bank: Bank) -> BankKind:
+    assert bank.kind, "a bank that is only trained is saved in its stored form"
+    return bank.kind
+
+
+def _undrawn_bank(record: BankRecord, generator: Generator) -> Bank:
+    """A bank of plain tables, or of a kind with options."""
+    kinds: dict[str, type[MinedBank | SteeredBank]] = {"mined": MinedBank, "steered": SteeredBank}
+    if record.kind not in kinds:
+        return generator.new_class_bank(record.classes)
+    output_width = generator.output_affine.gain.numel()
+    return kinds[record.kind](
+        record.classes,
+        generator.site_widths,
+        output_width,
+        latent=generator.latent_width,
+        **record.options,
+    )
 
 
 def _stored(network: nn.Module) -> dict[str, Tensor]:

@@ -4,12 +4,16 @@ Shapes: N samples, C channels, H rows, W columns, O output and I input features 
 """
 
 import contextlib
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from cgt.models.recompute import once
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class SpectralNormalised(nn.Module):
@@ -54,6 +58,14 @@ class SpectralNormalised(nn.Module):
         assert not self.training, "folding is for eval mode, where the power iteration stands still"
         self.weight = nn.Parameter(self.normalised_weight(), requires_grad=self.weight.requires_grad)
         self.u = None
+
+
+def plain(network: N) -> N:
+    """The network, changed in place, with parametrised weights fixed at what they are now."""
+    for module in list(network.modules()):
+        if is_parametrized(module):
+            remove_parametrizations(module, "weight")
+    return network
 
 
 def full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -104,6 +104,8 @@ class DiscriminatorConfig:
     attention: tuple[int, ...] = ()
     """Resolutions after which self-attention stands."""
     init: Init = "normal"
+    projection: bool = True
+    """Add to the logit the product of features and a class embedding; without, D does not look at classes."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

@@ -1,8 +1,12 @@
-"""What class names may be: the same wherever they come in, from folders, files, configs and checkpoints."""
+"""What class names may be, wherever they come in, and the kinds of banks."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
+
+BankKind = Literal["embedding", "tables", "mined", "steered"]
+"""What a model folder calls its banks, by what their classes are made of."""
 
 
 def distinct(classes: Sequence[str]) -> tuple[str, ...]:

@@ -11,15 +11,16 @@ Shapes: N samples, C_l channels of site l, n classes of one bank, B banks, K lat
 embedding.
 """
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgt.models.layers import Linear, full_precision
-from cgt.models.naming import distinct
+from cgt.models.naming import BankKind, distinct
 from cgt.models.recompute import again
 from cgt.models.sync_norm import SumOverRanks, synchronised_batch_norm
 
@@ -35,6 +36,25 @@ class ClassTables(NamedTuple):
     """(C_l, K); empty where z reaches the first layer only."""
     latent_shift: tuple[Tensor, ...] = ()
     """(C_l, K); empty likewise."""
+
+
+class Latents(NamedTuple):
+    """z as the layers of a generator take it in."""
+
+    first_NK: Tensor
+    """Of the first linear layer."""
+    sites_LNK: Sequence[Tensor] = ()
+    """Of every site; empty where z reaches the first layer only."""
+
+
+class Trunk(Protocol):
+    """What a bank may ask of the generator that it is in."""
+
+    def split(self, z_NZ: Tensor) -> Latents:
+        """z, divided among the layers."""
+
+    def draw(self, bank: "Bank", latents: Latents, y_N: Tensor) -> Tensor:
+        """Pictures (N, 3, R, R) in [-1, 1] of the classes y of one bank, by its running statistics."""
 
 
 class SiteStatistics(nn.Module):
@@ -57,6 +77,9 @@ class Bank(nn.Module):
         ValueError: no class, a class name given twice, or one that won't do as a name.
     """
 
+    kind: ClassVar[BankKind | None] = None
+    """What a model folder calls banks of this sort; those that are only trained have none."""
+
     def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int) -> None:
         super().__init__()
         self.classes = distinct(classes)
@@ -70,8 +93,26 @@ class Bank(nn.Module):
         """The tables as they are now, with gradient to whatever they are made of."""
         raise NotImplementedError
 
-    def baked(self) -> "ClassBank":
-        """A copy that holds the present tables as plain parameters."""
+    def latents(self, z_NZ: Tensor, y_N: Tensor, trunk: Trunk) -> Latents:
+        """What the layers take in: z, divided among them.
+
+        Args:
+            z_NZ: latents.
+            y_N: int64 classes, counted within the bank; -1 for samples of other banks, which may get
+            anything. trunk: the generator that the bank is in.
+        """
+        return trunk.split(z_NZ)
+
+    def options(self) -> dict[str, Any]:
+        """Plain values that a bank of this kind is built by, beside its classes and the generator's shape."""
+        return {}
+
+    def stored(self) -> "Bank":
+        """What a model folder holds of the bank: a copy with plain tables, unless its kind is another."""
+        return self.baked() if self.kind in (None, "tables") else copy.deepcopy(self)
+
+    def baked(self) -> "Bank":
+        """A copy of which all is worked out that does not depend on z."""
         with torch.no_grad():
             tables = self.tables()
             widths = [table.shape[1] for table in tables.scale]
@@ -86,7 +127,7 @@ class Bank(nn.Module):
 
 
 class ClassBank(Bank):
-    """A bank of plain tables: what every transfer ends in, and BigGAN's per-layer class embeddings.
+    """A bank of plain tables: what most transfers end in, and BigGAN's per-layer class embeddings.
 
     Args:
         classes: names, n of them.
@@ -94,6 +135,8 @@ class ClassBank(Bank):
         output_width: channels of the output norm.
         latent: K, the width of the latent chunk that reaches the sites; 0 for none.
     """
+
+    kind = "tables"
 
     def __init__(
         self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, latent: int = 0
@@ -119,6 +162,8 @@ class EmbeddedBank(Bank):
     This is how BigGAN learns its classes on ImageNet (Brock et al., 2019, Sec. 3.1).
     """
 
+    kind = "embedding"
+
     def __init__(
         self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, shared: int, latent: int
     ) -> None:
@@ -127,11 +172,16 @@ class EmbeddedBank(Bank):
         self.scale = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
         self.shift = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
 
+    def class_projections(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """W_l[:, :E] (C_l, E) of every site, for scale and for shift."""
+        shared = self.embedding.embedding_dim
+        scale, shift = self._weights()
+        return tuple(weight[:, :shared] for weight in scale), tuple(weight[:, :shared] for weight in shift)
+
     def tables(self) -> ClassTables:
         """W_l[:, :E] e_y for every class, and W_l[:, E:], in float32 whatever autocast says."""
         shared = self.embedding.embedding_dim
-        scale = [cast(Linear, layer).normalised_weight() for layer in self.scale]
-        shift = [cast(Linear, layer).normalised_weight() for layer in self.shift]
+        scale, shift = self._weights()
         with full_precision(self.embedding.weight):
             tables = ClassTables(
                 tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in scale),
@@ -143,6 +193,13 @@ class EmbeddedBank(Bank):
             latent_scale=tuple(weight[:, shared:] for weight in scale),
             latent_shift=tuple(weight[:, shared:] for weight in shift),
         )
+
+    def _weights(self) -> list[list[Tensor]]:
+        """W_l of every site, for scale and for shift."""
+        return [
+            [cast(Linear, layer).normalised_weight() for layer in layers]
+            for layers in (self.scale, self.shift)
+        ]
 
 
 class Condition(NamedTuple):
@@ -199,7 +256,7 @@ def training_conditions(
     bank: Bank,
     tables: ClassTables,
     output_affine: tuple[Tensor, Tensor],
-    z_LNK: Sequence[Tensor],
+    latents: Latents,
     y_N: Tensor,
 ) -> list[Condition]:
     """One condition per site and one for the output norm, for a batch of classes of one bank.
@@ -208,7 +265,7 @@ def training_conditions(
         bank: its statistics are the ones updated.
         tables: of this bank.
         output_affine: gain and bias (C,) of the output norm.
-        z_LNK: the latent chunk of every site, or empty.
+        latents: of the batch, as the bank gives them.
         y_N: int64 in [0, n), counted within the bank.
     """
     conditions = []
@@ -219,8 +276,8 @@ def training_conditions(
             gain = 1 + F.embedding(y_N, tables.scale[site])
             bias = F.embedding(y_N, tables.shift[site])
             if tables.latent_scale:
-                gain = gain + F.linear(z_LNK[site], tables.latent_scale[site])
-                bias = bias + F.linear(z_LNK[site], tables.latent_shift[site])
+                gain = gain + F.linear(latents.sites_LNK[site], tables.latent_scale[site])
+                bias = bias + F.linear(latents.sites_LNK[site], tables.latent_shift[site])
         conditions.append(Condition(gain, bias, statistics))
     return conditions
 
@@ -229,25 +286,32 @@ def evaluation_conditions(
     banks: Sequence[Bank],
     tables: Sequence[ClassTables],
     output_affine: tuple[Tensor, Tensor],
-    z_LNK: Sequence[Tensor],
+    latents: Sequence[Latents],
     y_N: Tensor,
     eps: float,
 ) -> list[Condition]:
     """`training_conditions` for a batch that may mix banks, with each bank's running statistics folded in.
 
-    y counts over all banks. What a sample gets does not depend on the other banks or samples, to the bit:
-    lookups and elementwise arithmetic aside, every bank's latent projection is applied to the whole batch
-    before the samples of the bank are picked.
+    y counts over all banks; `latents` has an entry for each of them. What a sample gets does not depend on
+    the other banks or samples, to the bit: lookups and elementwise arithmetic aside, every bank's latent
+    projection is applied to the whole batch before the samples of the bank are picked.
     """
-    ends = torch.tensor([len(bank.classes) for bank in banks], device=y_N.device).cumsum(0)
-    bank_N = torch.bucketize(y_N.contiguous(), ends, right=True)
-    sample_N = torch.arange(len(y_N), device=y_N.device)
+    bank_N = bank_of(banks, y_N)
 
     def lookup(per_bank: Sequence[Tensor]) -> Tensor:
         return F.embedding(y_N, per_bank[0] if len(per_bank) == 1 else torch.cat(tuple(per_bank)))
 
-    def project(z_NK: Tensor, per_bank: Sequence[Tensor]) -> Tensor:
-        return torch.stack([F.linear(z_NK, projection) for projection in per_bank])[bank_N, sample_N]
+    def project(site: int, projections: Sequence[Sequence[Tensor]]) -> Tensor:
+        width = tables[0].scale[site].shape[1]
+        return picked(
+            [
+                F.linear(of_bank.sites_LNK[site], projection[site])
+                if projection
+                else of_bank.first_NK.new_zeros(len(y_N), width)
+                for of_bank, projection in zip(latents, projections, strict=True)
+            ],
+            bank_N,
+        )
 
     conditions = []
     statistics = [bank.site_statistics() for bank in banks]
@@ -257,14 +321,38 @@ def evaluation_conditions(
         else:
             gain = 1 + lookup([table.scale[site] for table in tables])
             bias = lookup([table.shift[site] for table in tables])
-            if tables[0].latent_scale:
-                gain = gain + project(z_LNK[site], [table.latent_scale[site] for table in tables])
-                bias = bias + project(z_LNK[site], [table.latent_shift[site] for table in tables])
+            if any(table.latent_scale for table in tables):
+                gain = gain + project(site, [table.latent_scale for table in tables])
+                bias = bias + project(site, [table.latent_shift for table in tables])
         mean_BC = torch.stack([of_bank[site].mean for of_bank in statistics])
         var_BC = torch.stack([of_bank[site].var for of_bank in statistics])
         scale = gain * torch.rsqrt(var_BC + eps)[bank_N]
         conditions.append(Condition(scale, bias - mean_BC[bank_N] * scale, None))
     return conditions
+
+
+def bank_of(banks: Sequence[Bank], y_N: Tensor) -> Tensor:
+    """The number of each sample's bank, int64 (N,), of class ids that count over all banks."""
+    ends = torch.tensor([len(bank.classes) for bank in banks], device=y_N.device).cumsum(0)
+    return torch.bucketize(y_N.contiguous(), ends, right=True)
+
+
+def picked(per_bank: Sequence[Tensor], bank_N: Tensor) -> Tensor:
+    """Each sample's row of what its bank gave for the whole batch."""
+    if len(per_bank) == 1:
+        return per_bank[0]
+    return torch.stack(tuple(per_bank))[bank_N, torch.arange(len(bank_N), device=bank_N.device)]
+
+
+def tables_of_all(banks: Sequence[Bank]) -> ClassTables:
+    """The tables of all classes of all banks, with the latent projections of the first bank."""
+    tables = [bank.tables() for bank in banks]
+    return ClassTables(
+        tuple(torch.cat(parts) for parts in zip(*(of_bank.scale for of_bank in tables), strict=True)),
+        tuple(torch.cat(parts) for parts in zip(*(of_bank.shift for of_bank in tables), strict=True)),
+        tables[0].latent_scale,
+        tables[0].latent_shift,
+    )
 
 
 def _latent(tables: ClassTables) -> int:

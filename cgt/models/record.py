@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cgt.errors import UserError
 from cgt.models.layouts import DiscriminatorConfig, GeneratorConfig
+from cgt.models.naming import BankKind
 
 FILE = "config.json"
 FORMAT_VERSION: Final = 1
@@ -21,8 +22,10 @@ class BankRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    kind: Literal["embedding", "tables"]
+    kind: BankKind
     classes: tuple[str, ...]
+    options: dict[str, Any] = {}
+    """What banks of this kind are built by, beside the classes; not in the file where there is nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,11 @@ class ModelRecord(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """The record as it stands in the file."""
-        return self.model_dump(mode="json", exclude={"provenance"}) | {"provenance": self.provenance}
+        values = self.model_dump(mode="json", exclude={"provenance"})
+        for bank in values["banks"]:
+            if not bank["options"]:
+                del bank["options"]
+        return values | {"provenance": self.provenance}
 
 
 def read_record(folder: Path) -> ModelRecord:

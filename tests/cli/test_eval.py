@@ -12,9 +12,9 @@ from cgt.cli import main
 from cgt.cli.eval import evaluate
 from cgt.data.write import BuildOptions, build_shards
 from cgt.metrics.features import cnn
-from cgt.metrics.features.cnn_training import widths
 from cgt.metrics.suite import EvalConfig
 from cgt.models.biggan import Generator, GeneratorConfig
+from cgt.models.classifier import widths
 from cgt.models.folder import save_model
 
 OLD = ("red-disk", "red-square")

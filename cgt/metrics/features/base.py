@@ -4,6 +4,7 @@ Shapes: N pictures, H rows, W columns, D features, K classes of the classifier.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +66,12 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x_N3HW: Tensor) -> Features:
         """Features of uint8 RGB pictures."""
+        raise NotImplementedError
+
+    def maps(self, x_N3HW: Tensor) -> Iterator[Tensor]:
+        """What the network makes of pictures in [-1, 1], stage by stage from the picture on, with gradient to
+        them: what a perceptual distance compares.
+        """
         raise NotImplementedError
 
     def frozen(self, sha256: str) -> "FeatureExtractor":

@@ -18,6 +18,7 @@ from cgt.config import Section
 from cgt.errors import UserError
 from cgt.metrics.features.base import Features
 from cgt.metrics.features.cnn import CnnDescription, SmallCnn
+from cgt.models.classifier import widths
 
 BATCH = 64
 PEAK_RATE = 5e-3
@@ -26,8 +27,6 @@ RISE = 0.3
 
 No fraction 1/n, for which torch's schedule of n steps divides by zero.
 """
-SMALLEST = 4
-"""Stages are added while they leave this many pixels a side."""
 
 
 class CnnTraining(Section):
@@ -125,14 +124,6 @@ def _fit(
         optimizer.step()
         schedule.step()
         on_step(float(loss.detach()))
-
-
-def widths(resolution: int) -> tuple[int, ...]:
-    """Channels of the stages for a picture size: as many as leave 4 pixels a side, 64 at the end."""
-    stages = 1
-    while resolution >> stages >= SMALLEST:
-        stages += 1
-    return (*(min(64, 16 << i) for i in range(stages - 1)), 64)
 
 
 def split(y_N: Tensor, classes: Sequence[str], config: CnnTraining) -> tuple[Tensor, Tensor]:

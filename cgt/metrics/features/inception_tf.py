@@ -10,7 +10,8 @@ The network is data: `STEM` and `MIXED` below list its convolutions.
 Shapes: N pictures, C channels, H rows, W columns.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -210,15 +211,25 @@ class InceptionTF(FeatureExtractor):
     def forward(self, x_N3HW: Tensor) -> Features:
         """Features of uint8 RGB pictures of any size."""
         assert x_N3HW.dtype == torch.uint8, "pictures are uint8"
-        h = (resize_tf1(x_N3HW.float(), SIZE) - 128) / 128
+        last = deque(self._stages(x_N3HW.float()), maxlen=1).pop()  # the others are let go
+        pooled_ND = last.mean((2, 3))
+        return Features(pooled_ND, F.linear(pooled_ND, self.fc.weight))
+
+    def maps(self, x_N3HW: Tensor) -> Iterator[Tensor]:
+        """What the stem's groups and the blocks make of pictures in [-1, 1]."""
+        return self._stages((x_N3HW + 1) * 127.5)
+
+    def _stages(self, x_N3HW: Tensor) -> Iterator[Tensor]:
+        """The same of pictures in 0..255."""
+        h = (resize_tf1(x_N3HW, SIZE) - 128) / 128
         for group in STEM:
             for conv in group:
                 h = self.get_submodule(conv.name)(h)
             h = F.max_pool2d(h, 3, stride=2)
+            yield h
         for mix in MIXED:
             h = self.get_submodule(mix.name)(h)
-        pooled_ND = h.mean((2, 3))
-        return Features(pooled_ND, F.linear(pooled_ND, self.fc.weight))
+            yield h
 
 
 def resize_tf1(x_NCHW: Tensor, size: int) -> Tensor:

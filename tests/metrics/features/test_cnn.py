@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cgt.errors import UserError
 from cgt.metrics.features import cnn, load_extractor
-from cgt.metrics.features.cnn_training import CnnTraining, augmented, batch_indices, split, train, widths
+from cgt.metrics.features.cnn_training import CnnTraining, augmented, batch_indices, split, train
+from cgt.models.classifier import widths
 
 CLASSES = ("left", "right", "middle")
 
