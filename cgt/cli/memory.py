@@ -104,6 +104,7 @@ def _plan(
     from cgt.models.record import read_record
     from cgt.training.settings import PretrainConfig, TransferConfig
     from cgt.transfer.base import Method, MethodConfig, Task
+    from cgt.transfer.supervised import SupervisedExtension
 
     draft = read(PretrainConfig if source is None else TransferConfig, config, overrides)
     if source is None and "method" in draft.values:
@@ -127,6 +128,11 @@ def _plan(
             return Method(MethodConfig(name="pretraining"), task)
     else:
         kind, transferring = chosen(draft)
+        if issubclass(kind, SupervisedExtension):
+            raise UserError(
+                f"the memory of {transferring.method.name} is not computed, for it trains no discriminator: "
+                "try a few steps of it."
+            )
         settings = transferring
 
         def make(names: Sequence[str], size: int) -> Method[Any]:

@@ -49,6 +49,7 @@ def task_of(
     generator: GeneratorConfig,
     discriminator: DiscriminatorConfig,
     source: Source | None = None,
+    device: torch.device | str = "cpu",
 ) -> Task:
     """What the method is to learn from `pictures`.
 
@@ -69,6 +70,7 @@ def task_of(
         seed=settings.seed,
         source=source,
         pictures=lambda: pictures.once(PICTURES_AT_ONCE),
+        extractor=lambda name: load_extractor(name, device=device),
     )
 
 

@@ -59,8 +59,10 @@ def transfer(
     with world.together():
         pair = _source(folder)
         pictures = open_pictures(settings.data)
-        _check_fit(pair, pictures, settings.data.shards, keeps_old_classes=kind.keeps_old_classes)
-        task = task_of(settings, pictures, pair.generator.config, pair.discriminator.config, pair)
+        _check_size(pair, pictures, settings.data.shards)
+        task = task_of(
+            settings, pictures, pair.generator.config, pair.discriminator.config, pair, world.device
+        )
         provenance = {
             "method": settings.method.name,
             "source": str(folder),
@@ -68,6 +70,8 @@ def transfer(
             "source_discriminator_sha256": sha256(folder / "discriminator.safetensors"),
         }
         method = kind(settings.method, task)
+        if method.keeps_old_classes:
+            _check_names(pair, pictures)
     execute(settings, method, pictures, place, world, resume=resume, provenance=provenance)
 
 
@@ -108,22 +112,32 @@ def _source(folder: Path) -> "Source":
     return Source(generator, discriminator)
 
 
-def _check_fit(source: "Source", pictures: "Pictures", shards: str, *, keeps_old_classes: bool) -> None:
-    """Refuse pictures that the source can't be extended by.
+def _check_size(source: "Source", pictures: "Pictures", shards: str) -> None:
+    """Refuse pictures of another size than the source's.
 
     Raises:
-        UserError: another size, or, where the old classes stay, a class that the source has.
+        UserError: they are.
     """
     from cgt.errors import UserError
 
-    generator = source.generator
-    if pictures.resolution != generator.resolution:
+    size = source.generator.resolution
+    if pictures.resolution != size:
         raise UserError(
-            f"{shards} has pictures of {pictures.resolution} px and the source makes "
-            f"{generator.resolution} px: build the shards with --size {generator.resolution}."
+            f"{shards} has pictures of {pictures.resolution} px and the source makes {size} px: build the "
+            f"shards with --size {size}."
         )
-    doubles = sorted(set(pictures.classes) & set(generator.classes))
-    if doubles and keeps_old_classes:
+
+
+def _check_names(source: "Source", pictures: "Pictures") -> None:
+    """Refuse new classes that are called as old ones, where these stay.
+
+    Raises:
+        UserError: naming them.
+    """
+    from cgt.errors import UserError
+
+    doubles = sorted(set(pictures.classes) & set(source.generator.classes))
+    if doubles:
         raise UserError(
             f"the source has classes called {', '.join(map(repr, doubles))} already: give the new ones "
             "other names, or leave them out with data.exclude."

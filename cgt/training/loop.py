@@ -13,6 +13,7 @@ from cgt.distributed import World
 from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError, reworded
 from cgt.models.biggan import Discriminator, Generator
 from cgt.models.folder import save_model
+from cgt.models.layers import plain
 from cgt.models.sampling import write_class_grid
 from cgt.progress import StepsProgress, steps_progress
 from cgt.runs import RunFolder
@@ -97,7 +98,7 @@ def train(
         Watch(aside) as watch,
         Preemption(aside) as preemption,
         checkpoints,
-        _progress(config, first, world) as progress,
+        _progress(trainer, first) as progress,
     ):
         watch.reached(first)
         milestones = _Milestones(trainer, run, checkpoints, evaluation, provenance, progress)
@@ -126,7 +127,7 @@ def _steps(
     number of the last one is returned.
     """
     config, world, run = trainer.config, trainer.world, milestones.run
-    updates = config.optim.discriminator_steps
+    updates = trainer.batches_per_step
     batches = pictures.batches(
         config.batch_size, seed=config.seed, first=first * updates, rank=world.rank, world=world.size
     )
@@ -198,7 +199,7 @@ class _Milestones:
     ) -> None:
         trainer = self.trainer
         with trainer.of_discriminator.whole():
-            discriminator = cast(Discriminator, trainer.of_discriminator.copy())
+            discriminator = plain(cast(Discriminator, trainer.of_discriminator.copy()))
         state: dict[str, Any] = {"step": done, "best": vars(best), "due": due, **trainer.state_dict()}
         for tensors in (generator.state_dict(), state["generator"], state["discriminator"]):
             for name, tensor in tensors.items():
@@ -217,12 +218,13 @@ class _Milestones:
 
 
 @contextlib.contextmanager
-def _progress(config: RunConfig, first: int, world: World) -> Iterator[StepsProgress | None]:
+def _progress(trainer: Trainer, first: int) -> Iterator[StepsProgress | None]:
     """What is shown, on rank 0."""
-    if not world.is_main:
+    config = trainer.config
+    if not trainer.world.is_main:
         yield None
         return
-    pictures = config.batch_size * config.optim.discriminator_steps
+    pictures = config.batch_size * trainer.batches_per_step
     with steps_progress(config.steps, first, pictures_per_step=pictures) as progress:
         yield progress
 

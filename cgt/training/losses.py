@@ -19,6 +19,16 @@ def hinge_generator(fake_N: Tensor) -> Tensor:
     return -fake_N.mean()
 
 
+def softplus_discriminator(real_N: Tensor, fake_N: Tensor) -> Tensor:
+    """-log sigmoid(D(x)) - log sigmoid(-D(G(z))), of logits (Goodfellow et al., 2014)."""
+    return F.softplus(-real_N).mean() + F.softplus(fake_N).mean()
+
+
+def softplus_generator(fake_N: Tensor) -> Tensor:
+    """-log sigmoid(D(G(z))): the form that does not saturate."""
+    return F.softplus(-fake_N).mean()
+
+
 def mode_seeking(x_N3RR: Tensor, z_NZ: Tensor, mean: Callable[[Tensor], Tensor] = lambda own: own) -> Tensor:
     """1 / (|dx| / |dz| + 0.01) over neighbouring pairs of the batch, which must share their class (Mao et
     al., 2019).

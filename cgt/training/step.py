@@ -5,9 +5,11 @@ Everything that is drawn is a function of (seed, step, position in the global ba
 Shapes: N pictures of a micro-batch on this rank, Z latent size, R resolution.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from cgt.training.augment import DRAWS, diff_augment
 from cgt.training.losses import mode_seeking
 from cgt.training.optim import set_learning_rates
 from cgt.training.trainer import Trainer
+from cgt.transfer.supervised import SupervisedBatch, SupervisedExtension
 
 Losses = dict[str, float]
 Terms = dict[str, Tensor]
@@ -28,6 +31,8 @@ Terms = dict[str, Tensor]
 
 def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step: int) -> Losses:
     """D's updates, each on pictures of its own, then one update of G and of the average.
+
+    A method without a discriminator makes one update of what it trains, and of the average.
 
     Args:
         trainer: changed in place.
@@ -44,16 +49,24 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
     for part in (trainer.of_generator, trainer.of_discriminator):
         set_learning_rates(part.optimiser, step, trainer.config.steps, optim.decay_from)
     losses: Losses = {}
+    if isinstance(trainer.method, SupervisedExtension):
+        losses |= supervised_step(trainer, trainer.method, *next(batches), step)
+    else:
+        losses |= _adversarial_step(trainer, batches, step)
+    with trainer.of_generator.whole():
+        trainer.ema.update(step)
+    return losses
+
+
+def _adversarial_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step: int) -> Losses:
+    losses: Losses = {}
     # G does not change while D learns: its tables are built once for all of D's updates.
     trainer.of_generator.hold(trainer.bank)
     with torch.no_grad():
         tables = trainer.bank.tables()
-    for update in range(optim.discriminator_steps):
+    for update in range(trainer.batches_per_step):
         losses |= discriminator_step(trainer, *next(batches), tables, step, update)
-    losses |= generator_step(trainer, step)
-    with trainer.of_generator.whole():
-        trainer.ema.update(step)
-    return losses
+    return losses | generator_step(trainer, step)
 
 
 def discriminator_step(
@@ -79,10 +92,7 @@ def discriminator_gradients(
         with trainer.world.autocast():
             with torch.no_grad():
                 fake_N3RR = trainer.generator(z_NZ, _within_generator(trainer, y_fake_N), tables)
-            x_N3RR = torch.cat([to_float(x_N), fake_N3RR.float()]).contiguous(
-                memory_format=torch.channels_last
-            )
-            x_N3RR = diff_augment(x_N3RR, draws.transpose(0, 1).flatten(0, 1), trainer.config.augment.policy)
+            x_N3RR = _augmented(trainer, draws, to_float(x_N), fake_N3RR.float())
             logits = trainer.of_discriminator(x_N3RR, torch.cat([y_N, y_fake_N])).float()
             real_N, fake_N = logits.chunk(2)
         loss = trainer.method.discriminator_loss(real_N, fake_N) / trainer.micro_batches
@@ -134,6 +144,34 @@ def generator_gradients(trainer: Trainer, step: int) -> Terms:
     trainer.of_generator.backward(sum(penalties.values(), start=loss), carried)
     _ask_for_gradients(trainer.of_discriminator.parameters, wanted=True)
     return terms | {name: penalty.detach() for name, penalty in penalties.items()}
+
+
+def supervised_step(
+    trainer: Trainer, method: SupervisedExtension[Any], x_uint8: Tensor, y: Tensor, step: int
+) -> Losses:
+    """One update of what a method trains by a loss of its own."""
+    draws = [trainer.world.share(draw) for draw in method.draws(trainer.config.batch_size, step)]
+    uniform = _augment_draws(trainer, "supervised", step, pictures=2)
+    trainer.of_generator.hold(trainer.bank)
+    sums: Terms = {}
+    for last, (x_n, y_n, uniform_n, *draws_n) in _micro_batches(trainer, x_uint8, y, uniform, *draws):
+        pictures = functools.partial(_augmented, trainer, uniform_n)
+        batch = SupervisedBatch(to_float(x_n), y_n, draws_n, pictures)
+        with trainer.world.autocast():
+            terms = method.terms(trainer.generator, trainer.of_generator, batch)
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0) + term.detach() / trainer.micro_batches
+        loss = torch.stack(list(terms.values())).sum() / trainer.micro_batches
+        trainer.of_generator.backward(loss, last=last)
+    losses = _finite(trainer, sums, step)
+    trainer.of_generator.update()
+    return losses
+
+
+def _augmented(trainer: Trainer, draws: Tensor, *pictures_n3RR: Tensor) -> Tensor:
+    """Groups of pictures, joined, as the run's augmentation shows them by the draws (n, groups, U)."""
+    x_N3RR = torch.cat(pictures_n3RR).contiguous(memory_format=torch.channels_last)
+    return diff_augment(x_N3RR, draws.transpose(0, 1).flatten(0, 1), trainer.config.augment.policy)
 
 
 def _finite(trainer: Trainer, terms: Terms, step: int) -> Losses:

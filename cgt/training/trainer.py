@@ -8,6 +8,7 @@ import torch
 from cgt import rng
 from cgt.distributed import World
 from cgt.models.biggan import Discriminator, Generator
+from cgt.models.layers import plain
 from cgt.models.norm import Bank, synchronise
 from cgt.training.ema import EMA
 from cgt.training.optim import ParameterGroup
@@ -15,6 +16,7 @@ from cgt.training.settings import RunConfig
 from cgt.training.strategies.base import Trainable
 from cgt.training.strategies.choice import trainable
 from cgt.transfer.base import Method
+from cgt.transfer.supervised import SupervisedExtension
 
 
 @dataclass
@@ -52,6 +54,12 @@ class Trainer:
     def bank(self) -> Bank:
         """The bank that is trained."""
         return self.generator.last_bank
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches of real pictures that a step takes."""
+        adversarial = not isinstance(self.method, SupervisedExtension)
+        return self.config.optim.discriminator_steps if adversarial else 1
 
     @property
     def micro_batches(self) -> int:
@@ -102,8 +110,9 @@ def trainer_of(
 ) -> Trainer:
     """The same of networks that lie on this process's device already, as they are to lie there."""
     for network in (generator, discriminator):
-        network.train()
         network.gradient_checkpointing = config.gradient_checkpointing
+    method.prepare(generator)
+    discriminator.train()
     synchronise(generator, world.sum_ if config.synchronised_norm and world.size > 1 else None)
     groups = method.trainable(generator, config.optim.class_lr_scale)
     # The average takes the weights as they are before a strategy may divide them.
@@ -145,10 +154,10 @@ def snapshot(trainer: Trainer) -> Generator:
     _share_statistics(trainer)
     with trainer.of_generator.whole(), trainer.ema.applied():
         generator = cast(Generator, trainer.of_generator.copy())
-    if batches := trainer.config.ema.standing_batches:
+    if generator.training and (batches := trainer.config.ema.standing_batches):
         _accumulate_statistics(trainer, generator, batches)
     synchronise(generator, None)
-    return trainer.method.finished(generator).eval()
+    return trainer.method.finished(plain(generator)).eval()
 
 
 def _share_statistics(trainer: Trainer) -> None:

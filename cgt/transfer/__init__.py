@@ -4,4 +4,4 @@ A module here defines `METHOD`, a subclass of `cgt.transfer.base.Method`; its fi
 `method:` of a config.
 """
 
-INFRASTRUCTURE = frozenset({"base", "nearest", "propagation"})
+INFRASTRUCTURE = frozenset({"base", "extension", "nearest", "propagation", "starting", "supervised"})

@@ -4,18 +4,15 @@ A method says which networks there are, what of the generator is trained, and ho
 becomes a plain one. The training step, the data and the measuring are the same for all.
 """
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import ClassVar, Generic, Protocol, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from cgt import rng
 from cgt.config import Section
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from cgt.models.norm import Bank, ClassTables, EmbeddedBank
 from cgt.training.losses import hinge_discriminator, hinge_generator
 from cgt.training.optim import ParameterGroup
 
@@ -36,6 +33,21 @@ class Source:
     discriminator: Discriminator
 
 
+class Perception(Protocol):
+    """What a method may ask of a feature extractor."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of its classifier's classes; None where it has no classifier, or one of no named classes."""
+
+    @property
+    def resolution(self) -> int | None:
+        """The picture size it was made for; None for any."""
+
+    def maps(self, x_N3HW: Tensor, /) -> Iterator[Tensor]:
+        """What it makes of pictures in [-1, 1], stage by stage, with gradient to them."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a method is to learn."""
@@ -48,6 +60,8 @@ class Task:
     source: Source | None = None
     pictures: Callable[[], Iterator[tuple[Tensor, Tensor]]] | None = None
     """Every real picture once: batches of x uint8 (n, 3, R, R) and y int64 (n,)."""
+    extractor: Callable[[str], Perception] | None = None
+    """The feature extractor of that name, or in that folder."""
 
     def fresh_generator(self) -> Generator:
         """A generator of these classes with seeded random weights."""
@@ -73,29 +87,39 @@ class Method(Generic[C]):
     """Pretraining, and what every transfer method changes of it."""
 
     Config: type[MethodConfig] = MethodConfig
-    keeps_old_classes: ClassVar[bool] = False
-    """Whether the finished generator makes the source's classes as the source does, to the bit."""
 
     def __init__(self, config: C, task: Task) -> None:
         self.config = config
         self.task = task
 
+    @property
+    def keeps_old_classes(self) -> bool:
+        """Whether the finished generator makes the source's classes as the source does, to the bit."""
+        return False
+
     def networks(self) -> tuple[Generator, Discriminator]:
-        """The pair to train. G's last bank holds the task's classes, and so does D."""
+        """The pair to train. G's last bank holds the task's classes, and so does D where it is trained."""
         return self.task.fresh_generator(), self.task.fresh_discriminator()
 
     def trainable(self, generator: Generator, class_lr_scale: float) -> list[ParameterGroup]:
-        """The generator parameters that are trained.
+        """The generator parameters that are trained: of all, those that ask for a gradient.
 
         Class parameters are a group of their own, with `class_lr_scale` times the network's learning rate.
         """
         of_classes = {id(parameter) for parameter in generator.banks.parameters()}
-        trunk = [parameter for parameter in generator.parameters() if id(parameter) not in of_classes]
-        return [ParameterGroup(trunk), ParameterGroup(list(generator.banks.parameters()), class_lr_scale)]
+        trained = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+        trunk = [parameter for parameter in trained if id(parameter) not in of_classes]
+        classes = [parameter for parameter in trained if id(parameter) in of_classes]
+        groups = [ParameterGroup(trunk), ParameterGroup(classes, class_lr_scale)]
+        return [group for group in groups if group.parameters]
 
     def frozen(self, discriminator: Discriminator) -> Sequence[nn.Module]:
         """The parts of D that are not trained, and that not even a forward pass changes."""
         return ()
+
+    def prepare(self, generator: Generator) -> None:
+        """Put G's parts into the modes that they are trained in."""
+        generator.train()
 
     def discriminator_loss(self, real_N: Tensor, fake_N: Tensor) -> Tensor:
         """D's adversarial loss of the logits."""
@@ -112,82 +136,3 @@ class Method(Generic[C]):
     def finished(self, generator: Generator) -> Generator:
         """A plain generator to evaluate and save, made of `generator`, a copy of the trained one."""
         return generator
-
-
-class Extension(Method[C]):
-    """A transfer that appends a bank to a frozen generator, and fine-tunes D with a new class embedding."""
-
-    keeps_old_classes = True
-
-    def networks(self) -> tuple[Generator, Discriminator]:
-        """The source's generator, folded, with `new_bank` appended; its D, with a new class embedding."""
-        source = self.task.given_source
-        generator = copy.deepcopy(source.generator)
-        generator.fold()
-        generator.requires_grad_(False)
-        bank = self.new_bank(generator)
-        generator.append(bank)
-        return generator, fine_tuned_discriminator(self.task)
-
-    def new_bank(self, generator: Generator) -> Bank:
-        """The bank to train, for the task's classes, given the folded source generator."""
-        raise NotImplementedError
-
-    def trainable(self, generator: Generator, class_lr_scale: float) -> list[ParameterGroup]:
-        """What of the last bank asks for a gradient."""
-        trained = [p for p in generator.last_bank.parameters() if p.requires_grad]
-        return [ParameterGroup(trained, class_lr_scale)]
-
-    def finished(self, generator: Generator) -> Generator:
-        """The source as it was saved, every tensor of it, with the trained bank as plain tables."""
-        extended = copy.deepcopy(self.task.given_source.generator).to(next(generator.parameters()).device)
-        extended.append(generator.last_bank.baked())
-        return extended.eval()
-
-
-def source_tables(generator: Generator) -> ClassTables:
-    """The tables of all classes of all banks, with the latent projections of the first bank."""
-    banks = [cast(Bank, bank).tables() for bank in generator.banks]
-    return ClassTables(
-        tuple(torch.cat(tables) for tables in zip(*(bank.scale for bank in banks), strict=True)),
-        tuple(torch.cat(tables) for tables in zip(*(bank.shift for bank in banks), strict=True)),
-        banks[0].latent_scale,
-        banks[0].latent_shift,
-    )
-
-
-def start_classes(own: Iterable[Tensor], source: Iterable[Tensor], nearest_M: Tensor | None) -> None:
-    """Set tables of new classes, (M, C), in place: to the nearest classes' rows of the source's, (N, C), or
-    where none are given to the mean of all.
-    """
-    for own_MC, source_NC in zip(own, source, strict=True):
-        own_MC.copy_(source_NC.mean(0) if nearest_M is None else source_NC[nearest_M])
-
-
-def fine_tuned_generator(task: Task) -> Generator:
-    """The source's generator with one bank, for the task's classes in place of the source's.
-
-    What is of classes alone is fresh: tables, or the embedding. Statistics, and the layers that make tables
-    of an embedding, go on from the source's first bank.
-    """
-    generator, source = task.fresh_generator(), task.given_source.generator
-    generator.linear.load_state_dict(source.linear.state_dict())
-    generator.blocks.load_state_dict(source.blocks.state_dict())
-    generator.attention.load_state_dict(source.attention.state_dict())
-    generator.output_affine.load_state_dict(source.output_affine.state_dict())
-    generator.to_rgb.load_state_dict(source.to_rgb.state_dict())
-    bank, first = generator.last_bank, source.banks[0]
-    bank.statistics.load_state_dict(cast(Bank, first).statistics.state_dict())
-    if isinstance(bank, EmbeddedBank) and isinstance(first, EmbeddedBank):
-        bank.scale.load_state_dict(first.scale.state_dict())
-        bank.shift.load_state_dict(first.shift.state_dict())
-    return generator
-
-
-def fine_tuned_discriminator(task: Task) -> Discriminator:
-    """The source's discriminator but for its class embedding, which is fresh for the task's classes."""
-    discriminator, source = task.fresh_discriminator(), task.given_source.discriminator
-    discriminator.blocks.load_state_dict(source.blocks.state_dict())
-    discriminator.attention.load_state_dict(source.attention.state_dict())
-    discriminator.linear.load_state_dict(source.linear.state_dict())
-    return discriminator

@@ -6,12 +6,12 @@ adversarial loss. No class learns from another.
 
 from typing import Literal
 
-import torch
-
 from cgt.models.biggan import Generator
 from cgt.models.norm import Bank
-from cgt.transfer.base import Extension, MethodConfig, source_tables, start_classes
+from cgt.transfer.base import MethodConfig
+from cgt.transfer.extension import Extension
 from cgt.transfer.nearest import nearest_classes
+from cgt.transfer.starting import start_bank
 
 
 class BSAConfig(MethodConfig):
@@ -26,22 +26,13 @@ class BSA(Extension[BSAConfig]):
 
     Config = BSAConfig
 
-    @torch.no_grad()
     def new_bank(self, generator: Generator) -> Bank:
         """Plain tables at the start that the config names.
 
         Latent projections begin as the source's and are trained too.
         """
         bank = generator.new_class_bank(self.task.classes)
-        source = source_tables(generator)
-        nearest_M = nearest_classes(self.task) if self.config.start == "nearest" else None
-        own = bank.tables()
-        start_classes(own.scale + own.shift, source.scale + source.shift, nearest_M)
-        latents = zip(
-            own.latent_scale + own.latent_shift, source.latent_scale + source.latent_shift, strict=True
-        )
-        for projection, of_source in latents:
-            projection.copy_(of_source)
+        start_bank(bank, generator, nearest_classes(self.task) if self.config.start == "nearest" else None)
         return bank
 
 

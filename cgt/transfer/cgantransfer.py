@@ -14,20 +14,22 @@ from collections.abc import Mapping
 from typing import Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from cgt import rng
-from cgt.models.biggan import Generator
+from cgt.models.biggan import Discriminator, Generator
 from cgt.models.norm import Bank
-from cgt.transfer.base import Extension, MethodConfig, source_tables
+from cgt.transfer.extension import StagedConfig, StagedExtension
 from cgt.transfer.nearest import nearest_classes
-from cgt.transfer.propagation import PropagatedBank
+from cgt.transfer.propagation import PropagatedBank, PropagatedEmbedding
+from cgt.transfer.starting import source_tables
 
 Start = Literal["nearest", "nearest-soft", "orthogonal", "normal", "uniform", "official"]
 
 
-class CGANTransferConfig(MethodConfig):
+class CGANTransferConfig(StagedConfig):
     """Options of cGANTransfer; the ablations of Table 2 are combinations of these."""
 
     prior: Literal["tunable", "frozen"] = "tunable"
@@ -47,12 +49,50 @@ class CGANTransferConfig(MethodConfig):
     """Where the scores start. nearest: 1 for the nearest source class by D's features; nearest-soft: half
     that, half uniform; orthogonal; normal: N(0, 0.02); uniform: 1/N; official: the generator's own
     initialisation, plus a trained bias shared by all new classes."""
+    discriminator: Literal["fresh", "nearest", "propagated"] = "fresh"
+    """Where D's class embedding comes from: drawn anew; the nearest source class's; or propagated, as the
+    tables of G are, from those of the source's D (the paper's future work, Sec. 6; docs/methods.md has what
+    it did in our measurements)."""
+
+    @model_validator(mode="after")
+    def _residuals_are_what_is_tuned(self) -> "CGANTransferConfig":
+        if self.stage == "finetune" and not self.residuals:
+            raise ValueError(
+                "stage finetune trains the residuals, with scores and prior fixed: set residuals to true"
+            )
+        return self
 
 
-class CGANTransfer(Extension[CGANTransferConfig]):
-    """Propagated tables on a frozen generator. The prior is every class of every bank that the source has."""
+class CGANTransfer(StagedExtension[CGANTransferConfig]):
+    """Propagated tables on a frozen generator. The prior is every class of every bank that the source has.
+
+    The stage "finetune" (Sec. 5.4) goes on from a finished transfer with scores and prior fixed: what they
+    made of the classes stands, and residuals to it, beginning at zero, are trained with all of G and D.
+    """
 
     Config = CGANTransferConfig
+
+    @torch.no_grad()
+    def networks(self) -> tuple[Generator, Discriminator]:
+        """G with the propagation block; D with the class embedding of this config."""
+        generator, discriminator = super().networks()
+        start = self.config.discriminator
+        if self.config.stage == "finetune" or start == "fresh" or discriminator.embedding is None:
+            return generator, discriminator
+        of_source = self.task.given_source.discriminator
+        if of_source.embedding is None:
+            return generator, discriminator
+        known = self.task.given_source.generator.classes
+        nearest_M = nearest_classes(self.task, among=[known.index(name) for name in of_source.classes])
+        source_NC = of_source.embedding.normalised_weight()
+        embedding = discriminator.embedding
+        if start == "nearest":
+            embedding.weight.copy_(source_NC[nearest_M])
+        else:
+            embedding.weight.zero_()
+            scores_NM = _near_and_far(nearest_M, len(source_NC))
+            register_parametrization(embedding, "weight", PropagatedEmbedding(source_NC, scores_NM))
+        return generator, discriminator
 
     def new_bank(self, generator: Generator) -> Bank:
         """The propagation block of this config."""
@@ -68,13 +108,27 @@ class CGANTransfer(Extension[CGANTransferConfig]):
                 shared_scores=self.config.scores == "shared",
             )
 
+    def tuned_bank(self, generator: Generator) -> Bank:
+        """The finished tables under fixed scores of one, with residuals."""
+        finished = generator.last_bank
+        bank = PropagatedBank(
+            self.task.classes,
+            finished.tables(),
+            generator.output_affine.gain.numel(),
+            torch.eye(len(self.task.classes)).expand(2, -1, -1),
+            tunable_prior=False,
+            tunable_scores=False,
+        )
+        bank.statistics.load_state_dict(finished.statistics.state_dict())
+        return bank
+
     def penalties(self, generator: Generator) -> Mapping[str, Tensor]:
         """lambda_r L_r and lambda_s L_s of eq. 7; a term without weight or without parameters is left out."""
         bank = cast(PropagatedBank, generator.last_bank)
         terms = {}
         if self.config.residuals and self.config.lambda_r:
             terms["residual_l2"] = self.config.lambda_r * bank.residual_norm(self.config.reduction)
-        if self.config.lambda_s:
+        if self.config.lambda_s and self.config.stage == "transfer":
             terms["score_l1"] = self.config.lambda_s * bank.score_norm(self.config.reduction)
         return terms
 
@@ -85,10 +139,10 @@ class CGANTransfer(Extension[CGANTransferConfig]):
         start = self.config.start
         if start == "official":
             start = "orthogonal" if init == "orthogonal" else "normal"
-        if start in ("nearest", "nearest-soft"):
+        if start == "nearest":
             scores_2NM[:, nearest_classes(self.task), torch.arange(n_new)] = 1
         if start == "nearest-soft":
-            scores_2NM = scores_2NM / 2 + 0.5 / n_source
+            scores_2NM += _near_and_far(nearest_classes(self.task), n_source)
         if start == "uniform":
             scores_2NM += 1 / n_source
         if start == "orthogonal":
@@ -97,6 +151,11 @@ class CGANTransfer(Extension[CGANTransferConfig]):
         if start == "normal":
             nn.init.normal_(scores_2NM, 0, 0.02)
         return scores_2NM
+
+
+def _near_and_far(nearest_M: Tensor, n_source: int) -> Tensor:
+    """Scores (N, M) that are half of the nearest class and half of all alike."""
+    return nn.functional.one_hot(nearest_M, n_source).T / 2 + 0.5 / n_source
 
 
 METHOD = CGANTransfer

@@ -42,9 +42,7 @@ class FreezeD(TransferGAN[FreezeDConfig]):
 
     def frozen(self, discriminator: Discriminator) -> Sequence[nn.Module]:
         """The first blocks, with the attention that follows on any of them."""
-        blocks = range(self.frozen_blocks)
-        attention = [discriminator.attention[str(i)] for i in blocks if str(i) in discriminator.attention]
-        return [*discriminator.blocks[: self.frozen_blocks], *attention]
+        return discriminator.first_blocks(self.frozen_blocks)
 
 
 METHOD = FreezeD

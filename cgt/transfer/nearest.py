@@ -7,7 +7,7 @@ Shapes: n pictures, C features, N source classes, M new classes.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ SAMPLES_PER_CLASS = 32
 
 
 @torch.no_grad()
-def nearest_classes(task: Task, among: int | None = None) -> Tensor:
-    """The id of the nearest source class of every new class, int64 (M,); of the first `among`, if given.
+def nearest_classes(task: Task, among: Sequence[int] | None = None) -> Tensor:
+    """The nearest source class of every new class, int64 (M,): its id, or its place in `among` if given.
 
     The distance is between class means of D's pooled features, each feature scaled to unit variance over the
     source's samples.
@@ -30,13 +30,13 @@ def nearest_classes(task: Task, among: int | None = None) -> Tensor:
     generator = copy.deepcopy(source.generator).eval()
     generator.fold()
     discriminator = copy.deepcopy(source.discriminator).eval()
-    n_source = len(generator.classes) if among is None else among
+    among = range(len(generator.classes)) if among is None else among
 
     def samples() -> Iterator[tuple[Tensor, Tensor]]:
-        for y in range(n_source):
+        for place, y in enumerate(among):
             z_nZ = rng.normal((SAMPLES_PER_CLASS, generator.dim_z), task.seed, "nearest", y)
             y_n = torch.full((SAMPLES_PER_CLASS,), y)
-            yield generator(z_nZ, y_n), y_n
+            yield generator(z_nZ, y_n), torch.full_like(y_n, place)
 
     def real() -> Iterator[tuple[Tensor, Tensor]]:
         assert task.pictures is not None
@@ -51,7 +51,7 @@ def nearest_classes(task: Task, among: int | None = None) -> Tensor:
         )
         return means / y_n.bincount(minlength=classes)[:, None], features_nC.std(0)
 
-    source_NC, spread_C = class_means(samples(), n_source)
+    source_NC, spread_C = class_means(samples(), len(among))
     new_MC, _ = class_means(real(), len(task.classes))
     scale_C = spread_C.clamp_min(1e-12)
     return torch.cdist(new_MC / scale_C, source_NC / scale_C).argmin(1)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from cgt.models.layers import full_precision
 from cgt.models.norm import Bank, ClassTables
 
 
@@ -30,6 +31,7 @@ class PropagatedBank(Bank):
         bias: give every score a trained bias that all new classes share, starting within +-1/sqrt(M) (the
             official code).
         tunable_prior: train the copies of the source's tables.
+        tunable_scores: train the scores.
         residuals: add trained residuals, starting at zero.
         shared_scores: one pair of score matrices for all sites instead of a pair for each.
     """
@@ -43,6 +45,7 @@ class PropagatedBank(Bank):
         *,
         bias: bool = False,
         tunable_prior: bool = True,
+        tunable_scores: bool = True,
         residuals: bool = True,
         shared_scores: bool = False,
     ) -> None:
@@ -62,7 +65,10 @@ class PropagatedBank(Bank):
         )
         repeats = [1] if shared_scores else [len(sites) for sites in self.sites.values()]
         self.shared_scores = shared_scores
-        self.scores = nn.ParameterList(scores_2NM.repeat_interleave(repeat, 0) for repeat in repeats)
+        self.scores = nn.ParameterList(
+            nn.Parameter(scores_2NM.repeat_interleave(repeat, 0), requires_grad=tunable_scores)
+            for repeat in repeats
+        )
         self.score_bias = nn.ParameterList(
             nn.init.uniform_(torch.empty(2 * repeat, n_source, 1), -(n_new**-0.5), n_new**-0.5)
             for repeat in repeats
@@ -126,3 +132,22 @@ class PropagatedBank(Bank):
         if reduction == "sum":
             return torch.stack([tensor.sum() for tensor in tensors]).sum()
         return torch.stack([tensor.mean((1, 2)).sum() for tensor in tensors]).sum()
+
+
+class PropagatedEmbedding(nn.Module):
+    """D's class embedding as propagated from its source's: S^T E + R, of which R is the parametrised weight.
+
+    Args:
+        prior_NC: E, the source's class vectors; copied and trained.
+        scores_NM: where S starts.
+    """
+
+    def __init__(self, prior_NC: Tensor, scores_NM: Tensor) -> None:
+        super().__init__()
+        self.prior_NC = nn.Parameter(prior_NC.detach().clone())
+        self.scores_NM = nn.Parameter(scores_NM.clone())
+
+    def forward(self, residual_MC: Tensor) -> Tensor:
+        """The new classes' vectors (M, C), in float32 whatever autocast says."""
+        with full_precision(residual_MC):
+            return torch.addmm(residual_MC, self.scores_NM.mT, self.prior_NC)

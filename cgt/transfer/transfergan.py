@@ -10,14 +10,9 @@ import torch
 
 from cgt.models.biggan import Discriminator, Generator
 from cgt.models.norm import Bank, EmbeddedBank
-from cgt.transfer.base import (
-    Method,
-    MethodConfig,
-    fine_tuned_discriminator,
-    fine_tuned_generator,
-    start_classes,
-)
+from cgt.transfer.base import Method, MethodConfig
 from cgt.transfer.nearest import nearest_classes
+from cgt.transfer.starting import fine_tuned_discriminator, fine_tuned_generator, start_classes
 
 
 class TransferGANConfig(MethodConfig):
@@ -39,16 +34,18 @@ class TransferGAN(Method[C]):
     def networks(self) -> tuple[Generator, Discriminator]:
         """The source's pair, but for what is of classes."""
         generator = fine_tuned_generator(self.task)
-        if self.config.start != "fresh":
-            self._start(generator.last_bank)
+        self.start_classes(generator.last_bank)
         return generator, fine_tuned_discriminator(self.task)
 
     @torch.no_grad()
-    def _start(self, bank: Bank) -> None:
+    def start_classes(self, bank: Bank) -> None:
+        """Set the classes of a fresh bank, which fits the source's first, to where the config says."""
+        if self.config.start == "fresh":
+            return
         first = cast(Bank, self.task.given_source.generator.banks[0])
         nearest_M = None
         if self.config.start == "nearest":
-            nearest_M = nearest_classes(self.task, among=len(first.classes))
+            nearest_M = nearest_classes(self.task, among=range(len(first.classes)))
         if isinstance(bank, EmbeddedBank):
             assert isinstance(first, EmbeddedBank)
             start_classes([bank.embedding.weight], [first.embedding.weight], nearest_M)

@@ -107,4 +107,5 @@ def _split(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
             group, size = [], 0
         group.append(parameter)
         size += parameter.nbytes
-    yield group
+    if group:
+        yield group

@@ -1,0 +1,142 @@
+"""PPGN (Nguyen et al., "Plug & Play Generative Networks", CVPR 2017) on a class-conditional generator.
+
+Nothing of the generator is trained: pictures are looked for in its latent and class spaces, with a classifier
+of the new classes (`cgt.models.steered`). The classifier is given, and then only its temperature is trained;
+or it is trained here, on the new pictures and, as one class more, on the generator's own pictures of the old
+classes. The sampling is slow: every picture takes `iterations` passes forward and back.
+
+Shapes: n of a micro-batch, Z latent size.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cgt import rng
+from cgt.errors import UserError
+from cgt.models.biggan import Generator
+from cgt.models.class_space import class_space
+from cgt.models.classifier import Classifier, widths
+from cgt.models.norm import Bank
+from cgt.models.steered import SteeredBank
+from cgt.transfer.base import MethodConfig, Task
+from cgt.transfer.starting import source_tables
+from cgt.transfer.supervised import SupervisedBatch, SupervisedExtension
+
+
+class PPGNConfig(MethodConfig):
+    """Options of PPGN."""
+
+    classifier: str | None = None
+    """Folder of a classifier that knows the new classes (`cgt features train`); None to train one."""
+    iterations: int = Field(200, ge=1)
+    """Moves of a picture."""
+    step: float = Field(0.02, gt=0)
+    """Mean change of a number of (z, class vector), in standard deviations, in one of them."""
+    prior: float = Field(0.01, ge=0)
+    """Weight of the prior's score beside the classifier's gradient."""
+
+
+class PPGN(SupervisedExtension[PPGNConfig]):
+    """A classifier to sample by.
+
+    Raises:
+        UserError: the given classifier is of another kind or picture size, or does not know a new class.
+    """
+
+    Config = PPGNConfig
+
+    def __init__(self, config: PPGNConfig, task: Task) -> None:
+        super().__init__(config, task)
+        self._given = self._classifier(config.classifier) if config.classifier else None
+
+    def new_bank(self, generator: Generator) -> Bank:
+        """The classifier, given or fresh, over the source's classes."""
+        tables = source_tables(generator)
+        of_source = self.task.given_source.generator
+        space = class_space([cast(Bank, bank) for bank in of_source.banks], tables)
+        n_source, size = space.vectors_SQ.shape
+        given, names = self._given or (None, self.task.classes)
+        stages = given.widths if given else widths(generator.resolution)
+        with rng.seeded_globally(self.task.seed, "classifier"):
+            bank = SteeredBank(
+                self.task.classes,
+                generator.site_widths,
+                generator.output_affine.gain.numel(),
+                latent=generator.latent_width,
+                space=size,
+                source_classes=n_source,
+                stages=stages,
+                outputs=len(names) if given else len(names) + 1,
+                iterations=self.config.iterations,
+                step=self.config.step,
+                prior=self.config.prior,
+            )
+        bank.take(space, tables)
+        bank.statistics.load_state_dict(cast(Bank, generator.banks[0]).statistics.state_dict())
+        bank.requires_grad_(False)
+        bank.log_temperature.requires_grad_(True)
+        if given:
+            bank.classifier.load_state_dict(given.state_dict())
+            bank.output_M.copy_(torch.tensor([names.index(name) for name in self.task.classes]))
+        else:
+            bank.classifier.requires_grad_(True)
+        return bank
+
+    def prepare(self, generator: Generator) -> None:
+        """A classifier that is trained normalises by its batches."""
+        super().prepare(generator)
+        if self._given is None:
+            cast(SteeredBank, generator.last_bank).classifier.train()
+
+    def draws(self, pictures: int, step: int) -> Sequence[Tensor]:
+        """Latents and old classes of the generator's own pictures."""
+        source, seed = self.task.given_source.generator, self.task.seed
+        return (
+            rng.normal((pictures, source.dim_z), seed, "old pictures' latents", step),
+            rng.integers(pictures, len(source.classes), seed, "old pictures' classes", step),
+        )
+
+    def terms(
+        self, generator: Generator, draw: Callable[[Tensor, Tensor], Tensor], batch: SupervisedBatch
+    ) -> Mapping[str, Tensor]:
+        """The cross-entropy of the classes of real pictures, and of old ones as a class of their own."""
+        bank = cast(SteeredBank, generator.last_bank)
+        output_n = bank.output_M[batch.y_n]
+        if self._given is not None:
+            return {"cross_entropy": -bank.log_probability(batch.x_n3RR, output_n).mean()}
+        with torch.no_grad():
+            old_n3RR = draw(*batch.draws).float()
+        none_n = torch.full_like(output_n, len(bank.classes))
+        seen = batch.augmented(batch.x_n3RR, old_n3RR)
+        return {"cross_entropy": -bank.log_probability(seen, torch.cat([output_n, none_n])).mean()}
+
+    def _classifier(self, folder: str) -> tuple[Classifier, tuple[str, ...]]:
+        """The given one, and the names of its outputs."""
+        task = self.task
+        assert task.extractor is not None
+        extractor = task.extractor(folder)
+        network = getattr(extractor, "network", None)
+        if not isinstance(network, Classifier) or extractor.classes is None:
+            raise UserError(
+                f"method.classifier {folder} is not a classifier of pictures of one's own: give the folder "
+                "of one that `cgt features train` made, or leave it out."
+            )
+        if extractor.resolution != task.resolution:
+            raise UserError(
+                f"method.classifier {folder} is for pictures of {extractor.resolution} px, and the data has "
+                f"{task.resolution} px: train one on pictures of that size."
+            )
+        unknown = [name for name in task.classes if name not in extractor.classes]
+        if unknown:
+            raise UserError(
+                f"method.classifier {folder} does not know {', '.join(unknown)}: train one on the new "
+                "classes, or leave it out."
+            )
+        return network, extractor.classes
+
+
+METHOD = PPGN

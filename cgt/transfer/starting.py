@@ -1,0 +1,127 @@
+"""What methods start from: the source's layers, its class tables, and its discriminator.
+
+Shapes: N source classes, M new classes, C channels of a site.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from cgt.errors import UserError
+from cgt.models.biggan import Discriminator, Generator
+from cgt.models.norm import Bank, ClassBank, ClassTables, EmbeddedBank, tables_of_all
+from cgt.transfer.base import Task
+
+
+def source_tables(generator: Generator) -> ClassTables:
+    """The tables of all classes of all banks, with the latent projections of the first bank.
+
+    Raises:
+        UserError: a bank's classes depend on z, so that they have no tables.
+    """
+    banks = [cast(Bank, bank) for bank in generator.banks]
+    for bank in banks:
+        if bank.kind not in ("tables", "embedding"):
+            raise UserError(
+                f"the source's classes {', '.join(bank.classes)} are {bank.kind} anew for every z and have "
+                "no tables to start from: use a source without them (`cgt banks remove`)."
+            )
+    return tables_of_all(banks)
+
+
+def start_classes(own: Iterable[Tensor], source: Iterable[Tensor], nearest_M: Tensor | None) -> None:
+    """Set tables of new classes, (M, C), in place: to the nearest classes' rows of the source's, (N, C), or
+    where none are given to the mean of all.
+    """
+    for own_MC, source_NC in zip(own, source, strict=True):
+        own_MC.copy_(source_NC.mean(0) if nearest_M is None else source_NC[nearest_M])
+
+
+@torch.no_grad()
+def start_bank(bank: ClassBank, generator: Generator, nearest_M: Tensor | None) -> None:
+    """Set a bank of plain tables to where new classes start, and its latent projections to the source's."""
+    own, source = bank.tables(), source_tables(generator)
+    start_classes(own.scale + own.shift, source.scale + source.shift, nearest_M)
+    for projection, of_source in zip(
+        own.latent_scale + own.latent_shift, source.latent_scale + source.latent_shift, strict=True
+    ):
+        projection.copy_(of_source)
+
+
+def fine_tuned_generator(task: Task, first_block: int = 0) -> Generator:
+    """The source's generator with one bank, for the task's classes in place of the source's.
+
+    What is of classes alone is fresh: tables, or the embedding. Statistics, and the layers that make tables
+    of an embedding, go on from the source's first bank.
+
+    Args:
+        task: with a source.
+        first_block: blocks before this one, and if it is not 0 the first linear layer, are fresh too.
+    """
+    generator, source = task.fresh_generator(), task.given_source.generator
+    source_tables(source)
+    if not first_block:
+        generator.linear.load_state_dict(source.linear.state_dict())
+    for i in range(first_block, len(source.blocks)):
+        generator.blocks[i].load_state_dict(source.blocks[i].state_dict())
+        if str(i) in source.attention:
+            generator.attention[str(i)].load_state_dict(source.attention[str(i)].state_dict())
+    generator.output_affine.load_state_dict(source.output_affine.state_dict())
+    generator.to_rgb.load_state_dict(source.to_rgb.state_dict())
+    bank, first = generator.last_bank, cast(Bank, source.banks[0])
+    first_site = 2 * first_block
+    for own, theirs in zip(bank.statistics[first_site:], first.statistics[first_site:], strict=True):
+        own.load_state_dict(theirs.state_dict())
+    if isinstance(bank, EmbeddedBank) and isinstance(first, EmbeddedBank):
+        for site in range(first_site, len(first.scale)):
+            bank.scale[site].load_state_dict(first.scale[site].state_dict())
+            bank.shift[site].load_state_dict(first.shift[site].state_dict())
+    return generator
+
+
+def fine_tuned_discriminator(
+    task: Task, blocks: int | None = None, *, projection: bool = True
+) -> Discriminator:
+    """The source's discriminator but for its class embedding, which is fresh for the task's classes.
+
+    Args:
+        task: with a source.
+        blocks: so many of the first blocks are the source's, and what follows is fresh; None for all.
+        projection: give it a class embedding at all.
+    """
+    task = replace(task, discriminator=replace(task.discriminator, projection=projection))
+    discriminator, source = task.fresh_discriminator(), task.given_source.discriminator
+    for i in range(len(source.blocks) if blocks is None else blocks):
+        discriminator.blocks[i].load_state_dict(source.blocks[i].state_dict())
+        if str(i) in source.attention:
+            discriminator.attention[str(i)].load_state_dict(source.attention[str(i)].state_dict())
+    if blocks is None:
+        discriminator.linear.load_state_dict(source.linear.state_dict())
+    return discriminator
+
+
+def continued(task: Task) -> tuple[Generator, Discriminator]:
+    """The pair of a finished transfer to the task's classes, of which G keeps the last bank alone.
+
+    Raises:
+        UserError: the source's last bank, or its discriminator, is of other classes.
+    """
+    source = task.given_source
+    trained = {
+        "the last bank of the source's generator": source.generator.last_bank.classes,
+        "the source's discriminator": tuple(source.discriminator.classes),
+    }
+    for what, classes in trained.items():
+        if classes != tuple(task.classes):
+            raise UserError(
+                f"method.stage=finetune goes on with a finished transfer, but {what} is of "
+                f"{', '.join(classes)}, and the data of {', '.join(task.classes)}: name that transfer's run "
+                "as --source, and its data."
+            )
+    generator = copy.deepcopy(source.generator)
+    generator.banks = generator.banks[-1:]
+    return generator, copy.deepcopy(source.discriminator)
