@@ -4,12 +4,12 @@ Shapes: N samples, C channels, H rows, W columns, O output and I input features 
 """
 
 import contextlib
+import functools
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from cgt.models.recompute import once
 
@@ -28,24 +28,32 @@ class SpectralNormalised(nn.Module):
 
     weight: Tensor
     u: Tensor | None
+    reparametrisation: nn.Module | None
+    """What makes the weight to normalise of `weight`; None where that is it."""
     eps = 1e-6
 
     def add_spectral_norm(self) -> None:
         """Begin with a random left vector u, (O,)."""
         self.register_buffer("u", F.normalize(torch.randn(self.weight.shape[0]), dim=0))
+        self.register_module("reparametrisation", None)
+
+    def raw_weight(self) -> Tensor:
+        """The weight before it is normalised."""
+        made: Tensor = self.weight if self.reparametrisation is None else self.reparametrisation(self.weight)
+        return made
 
     def normalised_weight(self) -> Tensor:
         """The weight to use, with gradient to the raw one; in training mode the power iteration moves on."""
-        if self.u is None:
-            return self.weight
         with full_precision(self.weight):
-            u_O, v_I = once(self._power_iteration)
-            return self.weight / torch.dot(u_O, self.weight.flatten(1).mv(v_I))
+            weight = self.raw_weight()
+            if self.u is None:
+                return weight
+            u_O, v_I = once(functools.partial(self._power_iteration, weight.detach().flatten(1)))
+            return weight / torch.dot(u_O, weight.flatten(1).mv(v_I))
 
     @torch.no_grad()
-    def _power_iteration(self) -> tuple[Tensor, Tensor]:
+    def _power_iteration(self, weight_OI: Tensor) -> tuple[Tensor, Tensor]:
         assert self.u is not None
-        weight_OI = self.weight.flatten(1)
         v_I = F.normalize(weight_OI.t().mv(self.u), dim=0, eps=self.eps)
         u_O = F.normalize(weight_OI.mv(v_I), dim=0, eps=self.eps)
         if self.training:
@@ -57,14 +65,16 @@ class SpectralNormalised(nn.Module):
         """Fix the weight at its present normalised value."""
         assert not self.training, "folding is for eval mode, where the power iteration stands still"
         self.weight = nn.Parameter(self.normalised_weight(), requires_grad=self.weight.requires_grad)
-        self.u = None
+        self.u = self.reparametrisation = None
 
 
+@torch.no_grad()
 def plain(network: N) -> N:
-    """The network, changed in place, with parametrised weights fixed at what they are now."""
-    for module in list(network.modules()):
-        if is_parametrized(module):
-            remove_parametrizations(module, "weight")
+    """The network, changed in place, with reparametrised weights fixed at what they are now."""
+    for module in network.modules():
+        if isinstance(module, SpectralNormalised) and module.reparametrisation is not None:
+            module.weight = nn.Parameter(module.raw_weight())
+            module.reparametrisation = None
     return network
 
 

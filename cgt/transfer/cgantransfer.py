@@ -16,7 +16,6 @@ from typing import Literal, cast
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
 from cgt import rng
 from cgt.models.biggan import Discriminator, Generator
@@ -91,7 +90,7 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
         else:
             embedding.weight.zero_()
             scores_NM = _near_and_far(nearest_M, len(source_NC))
-            register_parametrization(embedding, "weight", PropagatedEmbedding(source_NC, scores_NM))
+            embedding.reparametrisation = PropagatedEmbedding(source_NC, scores_NM)
         return generator, discriminator
 
     def new_bank(self, generator: Generator) -> Bank:

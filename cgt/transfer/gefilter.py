@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
 from cgt.errors import UserError
 from cgt.models.biggan import Discriminator, Generator
@@ -76,7 +75,7 @@ class GEFilter(TransferGAN[GEFilterConfig]):
             part.requires_grad_(False)
             for layer in part.modules():
                 if isinstance(layer, Conv2d):
-                    register_parametrization(layer, "weight", FilterModulation(layer.weight))
+                    layer.reparametrisation = FilterModulation(layer.weight)
         return generator, fine_tuned_discriminator(self.task, self.config.discriminator_blocks)
 
     def frozen(self, discriminator: Discriminator) -> Sequence[nn.Module]:

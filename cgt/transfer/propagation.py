@@ -135,7 +135,7 @@ class PropagatedBank(Bank):
 
 
 class PropagatedEmbedding(nn.Module):
-    """D's class embedding as propagated from its source's: S^T E + R, of which R is the parametrised weight.
+    """D's class embedding as propagated from its source's: S^T E + R, of which R is the layer's own weight.
 
     Args:
         prior_NC: E, the source's class vectors; copied and trained.

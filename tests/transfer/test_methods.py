@@ -1,6 +1,7 @@
 """What every transfer method must hold; a new file in cgt/transfer/ is tested on arrival."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from cgt.distributed import World
 from cgt.errors import UserError
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, save_model
+from cgt.models.layers import plain
+from cgt.training.state_files import read_state, taken_apart, write_state
 from cgt.training.step import train_step
 from cgt.training.trainer import Trainer, build_trainer, snapshot
-from cgt.transfer.base import Method
+from cgt.transfer.base import Method, Source
 from cgt.transfer.bsa import BSA, BSAConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
 
-METHODS = catalog.names("cgt.transfer")
+FINE_TUNED = ("cgantransfer", "minegan")
+METHODS = [*catalog.names("cgt.transfer"), *(f"{name} finetune" for name in FINE_TUNED)]
+"""Every method, and the second stages of those that have one."""
 FITTING: dict[str, dict[str, Any]] = {
     "freezed": {"frozen_blocks": 1},
     "gefilter": {"generator_blocks": 1, "discriminator_blocks": 1},
@@ -34,14 +39,20 @@ BOTH = pytest.mark.parametrize(
 def make(
     name: str, config: GeneratorConfig, classes: tuple[str, ...] = tiny.NEW, **options: Any
 ) -> Method[Any]:
+    name, _, stage = name.partition(" ")
     kind = catalog.load("cgt.transfer", name, kind="method").METHOD
-    return kind(kind.Config(name=name, **{**FITTING.get(name, {}), **options}), tiny.task(config, classes))
+    task = tiny.task(config, classes)
+    if stage:
+        first = make(name, config, classes)
+        trainer, _ = trained(first)
+        task = replace(task, source=Source(snapshot(trainer), plain(trainer.discriminator).eval()))
+        options = {"stage": stage, **options}
+    return kind(kind.Config(name=name, **{**FITTING.get(name, {}), **options}), task)
 
 
 def trained(method: Method[Any], steps: int = 2, **changes: Any) -> tuple[Trainer, list[dict[str, float]]]:
-    trainer = build_trainer(
-        tiny.transfer_config(method.config, steps=steps, **changes), method, World(cpu=True)
-    )
+    config = tiny.transfer_config(method.config, **{"steps": steps, **changes})
+    trainer = build_trainer(config, method, World(cpu=True))
     pictures = tiny.MemoryPictures(method.task.classes)
     batches = pictures.batches(8, seed=0)
     return trainer, [train_step(trainer, batches, step) for step in range(steps)]
@@ -59,6 +70,8 @@ def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
     )
     trainer, losses = trained(method)
     assert all(math.isfinite(value) for record in losses for value in record.values())
+    if not method.keeps_old_classes:
+        assert len(trainer.generator.banks) == 1
     said = {id(p) for group in method.trainable(trainer.generator, 1.0) for p in group.parameters}
     for key, parameter in trainer.generator.named_parameters():
         assert torch.equal(parameter, before[key]) == (id(parameter) not in said), key
@@ -79,6 +92,29 @@ def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
             assert not torch.equal(buffer, before[key]), key
         elif method.keeps_old_classes and not key.startswith(last):
             assert torch.equal(buffer, before[key]), key
+
+
+@BOTH
+@pytest.mark.parametrize("name", METHODS)
+def test_it_goes_on_from_a_saved_state_to_the_same_bits(
+    name: str, config: GeneratorConfig, tmp_path: Path
+) -> None:
+    method = make(name, config)
+    trainer = build_trainer(tiny.transfer_config(method.config, steps=3), method, World(cpu=True))
+    pictures = tiny.MemoryPictures(method.task.classes)
+    batches = pictures.batches(8, seed=0)
+    for step in range(2):
+        train_step(trainer, batches, step)
+    write_state(tmp_path, *taken_apart(trainer.state_dict()), trainer.world)
+    again = build_trainer(trainer.config, method, trainer.world)
+    again.load_state_dict(read_state(tmp_path))
+    for one in (trainer, again):
+        train_step(one, pictures.batches(8, seed=0, first=2 * one.batches_per_step), 2)
+    before, after = (taken_apart(one.state_dict())[1] for one in (trainer, again))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    z_NZ, y_N = torch.randn(6, config.dim_z), torch.arange(6) % len(snapshot(trainer).classes)
+    assert torch.equal(snapshot(trainer)(z_NZ, y_N), snapshot(again)(z_NZ, y_N))
 
 
 @BOTH
