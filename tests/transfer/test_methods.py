@@ -1,9 +1,7 @@
 """What every transfer method must hold; a new file in cgt/transfer/ is tested on arrival."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,49 +11,20 @@ from cgt.distributed import World
 from cgt.errors import UserError
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, save_model
-from cgt.models.layers import plain
 from cgt.training.state_files import read_state, taken_apart, write_state
 from cgt.training.step import train_step
-from cgt.training.trainer import Trainer, build_trainer, snapshot
-from cgt.transfer.base import Method, Source
+from cgt.training.trainer import build_trainer, snapshot
 from cgt.transfer.bsa import BSA, BSAConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
+from tests.transfer.methods import make, trained
 
 FINE_TUNED = ("cgantransfer", "minegan")
 METHODS = [*catalog.names("cgt.transfer"), *(f"{name} finetune" for name in FINE_TUNED)]
 """Every method, and the second stages of those that have one."""
-FITTING: dict[str, dict[str, Any]] = {
-    "freezed": {"frozen_blocks": 1},
-    "gefilter": {"generator_blocks": 1, "discriminator_blocks": 1},
-    "ppgn": {"iterations": 3},
-}
-"""Options without which the smallest networks won't do, or take long."""
 BOTH = pytest.mark.parametrize(
     "config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"]
 )
-
-
-def make(
-    name: str, config: GeneratorConfig, classes: tuple[str, ...] = tiny.NEW, **options: Any
-) -> Method[Any]:
-    name, _, stage = name.partition(" ")
-    kind = catalog.load("cgt.transfer", name, kind="method").METHOD
-    task = tiny.task(config, classes)
-    if stage:
-        first = make(name, config, classes)
-        trainer, _ = trained(first)
-        task = replace(task, source=Source(snapshot(trainer), plain(trainer.discriminator).eval()))
-        options = {"stage": stage, **options}
-    return kind(kind.Config(name=name, **{**FITTING.get(name, {}), **options}), task)
-
-
-def trained(method: Method[Any], steps: int = 2, **changes: Any) -> tuple[Trainer, list[dict[str, float]]]:
-    config = tiny.transfer_config(method.config, **{"steps": steps, **changes})
-    trainer = build_trainer(config, method, World(cpu=True))
-    pictures = tiny.MemoryPictures(method.task.classes)
-    batches = pictures.batches(8, seed=0)
-    return trainer, [train_step(trainer, batches, step) for step in range(steps)]
 
 
 @BOTH
