@@ -122,8 +122,12 @@ def execute(
         first = next(iter(pictures.skipped.values()))
         count = f"{len(pictures.skipped):,} of the pictures"
         console.print(f"skipped {count}, which could not be read. The first: {first}", markup=False)
-    if method.task.source is not None and not method.keeps_old_classes:
-        console.print("this method gives up the source's classes: the model makes the new ones only.")
+    if lost := method.given_up:
+        console.print(
+            f"this method gives up {len(lost)} classes of its source: the model makes those it was trained "
+            "on alone.",
+            highlight=False,
+        )
     return checkpoint
 
 

@@ -97,6 +97,14 @@ class Method(Generic[C]):
         """Whether the finished generator makes the source's classes as the source does, to the bit."""
         return False
 
+    @property
+    def given_up(self) -> list[str]:
+        """The classes of the source that the finished generator makes no longer."""
+        source = self.task.source
+        if source is None or self.keeps_old_classes:
+            return []
+        return [name for name in source.generator.classes if name not in self.task.classes]
+
     def networks(self) -> tuple[Generator, Discriminator]:
         """The pair to train. G's last bank holds the task's classes, and so does D where it is trained."""
         return self.task.fresh_generator(), self.task.fresh_discriminator()
