@@ -3,11 +3,22 @@ with Knowledge Propagation across Classes", CVPR 2021).
 
 The generator is frozen. New classes combine trainable copies of the source's class tables by learned
 similarity scores, separately for scale and shift and at every site, and add a residual. Where we depart from
-the official code: the tables start from the normalised weights, so that they are the source's; scores have no
-shared bias and start near a source class (both can be had back by `start: official`); residuals start at
-zero.
+the official code (github.com/mshahbazi72/cGANTransfer):
 
-Shapes: N source classes, M new classes.
+* Scores have no bias and start near a source class. `start: official` gives the original's scores back: drawn
+  anew for every site and kind as the generator's weights are, plus a bias shared by all new classes, uniform
+  within +-1/sqrt(M).
+* The tables and latent projections start at the source's, and are copies. The original takes both from
+  weights without spectral norm, and in its ImageNet tree normalises scores, tables and latent projections,
+  each on its own, at every use. The CIFAR tree's tables and all latent projections are views of the source's
+  weights, which training overwrites.
+* Residuals start at zero; the original draws them as the generator's weights. Nor do we have the biases of
+  its table layers (CIFAR tree) and latent projections (ImageNet tree), one number a channel for all new
+  classes, which start uniform within +-1/sqrt(N) and +-1/sqrt(K): to training they are residuals.
+* L1 is of the scores as they are used, bias and all; the original takes it of the raw scores and, as one more
+  tensor, of their bias.
+
+Shapes: L sites, N source classes, M new classes, K latent chunk.
 """
 
 from collections.abc import Mapping
@@ -19,6 +30,7 @@ from torch import Tensor, nn
 
 from cgt import rng
 from cgt.models.biggan import Discriminator, Generator
+from cgt.models.layers import draw_weight
 from cgt.models.norm import Bank
 from cgt.transfer.extension import StagedConfig, StagedExtension
 from cgt.transfer.nearest import nearest_classes
@@ -47,7 +59,7 @@ class CGANTransferConfig(StagedConfig):
     start: Start = "nearest-soft"
     """Where the scores start. nearest: 1 for the nearest source class by D's features; nearest-soft: half
     that, half uniform; orthogonal; normal: N(0, 0.02); uniform: 1/N; official: the generator's own
-    initialisation, plus a trained bias shared by all new classes."""
+    initialisation, plus a trained bias shared by all new classes. Random ones are drawn for each site."""
     discriminator: Literal["fresh", "nearest", "propagated"] = "fresh"
     """Where D's class embedding comes from: drawn anew; the nearest source class's; or propagated, as the
     tables of G are, from those of the source's D (the paper's future work, Sec. 6; docs/methods.md has what
@@ -100,7 +112,7 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
                 self.task.classes,
                 source_tables(generator),
                 generator.output_affine.gain.numel(),
-                self._start(len(generator.classes), generator.config.init),
+                self._start(generator),
                 bias=self.config.start == "official",
                 tunable_prior=self.config.prior == "tunable",
                 residuals=self.config.residuals,
@@ -131,25 +143,23 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
             terms["score_l1"] = self.config.lambda_s * bank.score_norm(self.config.reduction)
         return terms
 
-    def _start(self, n_source: int, init: str) -> Tensor:
-        """The scores at the start, (2, N, M); drawn from torch's global generator where they are random."""
-        n_new = len(self.task.classes)
-        scores_2NM = torch.zeros(2, n_source, n_new)
-        start = self.config.start
+    def _start(self, generator: Generator) -> Tensor:
+        """The scores at the start, (L, 2, N, M); random ones are drawn from torch's global generator."""
+        n_source, n_new = len(generator.classes), len(self.task.classes)
+        scores_L2NM = torch.zeros(len(generator.site_widths), 2, n_source, n_new)
+        start: str = self.config.start
         if start == "official":
-            start = "orthogonal" if init == "orthogonal" else "normal"
+            start = generator.config.init
         if start == "nearest":
-            scores_2NM[:, nearest_classes(self.task), torch.arange(n_new)] = 1
+            scores_L2NM[:, :, nearest_classes(self.task), torch.arange(n_new)] = 1
         if start == "nearest-soft":
-            scores_2NM += _near_and_far(nearest_classes(self.task), n_source)
+            scores_L2NM += _near_and_far(nearest_classes(self.task), n_source)
         if start == "uniform":
-            scores_2NM += 1 / n_source
-        if start == "orthogonal":
-            for scores_NM in scores_2NM:
-                nn.init.orthogonal_(scores_NM)
-        if start == "normal":
-            nn.init.normal_(scores_2NM, 0, 0.02)
-        return scores_2NM
+            scores_L2NM += 1 / n_source
+        if start in ("orthogonal", "normal"):
+            for scores_NM in scores_L2NM.flatten(0, 1):
+                draw_weight(scores_NM, start)
+        return scores_L2NM
 
 
 def _near_and_far(nearest_M: Tensor, n_source: int) -> Tensor:

@@ -27,13 +27,14 @@ class PropagatedBank(Bank):
         classes: names of the M new classes.
         prior: tables of the N source classes; copied. Its latent projections are copied too, and trained.
         output_width: channels of the output norm.
-        scores_LNM: where the similarity scores start, (2, N, M) for (scale, shift); the same at all sites.
+        scores_L2NM: where the similarity scores start, for (scale, shift) of every site; given as (2, N, M),
+            all sites start alike.
         bias: give every score a trained bias that all new classes share, starting within +-1/sqrt(M) (the
             official code).
         tunable_prior: train the copies of the source's tables.
         tunable_scores: train the scores.
         residuals: add trained residuals, starting at zero.
-        shared_scores: one pair of score matrices for all sites instead of a pair for each.
+        shared_scores: one pair of score matrices for all sites, the first one's, instead of a pair for each.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class PropagatedBank(Bank):
         classes: Sequence[str],
         prior: ClassTables,
         output_width: int,
-        scores_2NM: Tensor,
+        scores_L2NM: Tensor,
         *,
         bias: bool = False,
         tunable_prior: bool = True,
@@ -51,7 +52,7 @@ class PropagatedBank(Bank):
     ) -> None:
         widths = [table.shape[1] for table in prior.scale]
         super().__init__(classes, widths, output_width)
-        n_source, n_new = scores_2NM.shape[1:]
+        n_source, n_new = scores_L2NM.shape[-2:]
         self.widths = sorted(set(widths))
         self.sites = {width: [site for site, w in enumerate(widths) if w == width] for width in self.widths}
         self.prior = nn.ParameterList(
@@ -63,15 +64,16 @@ class PropagatedBank(Bank):
             )
             for sites in self.sites.values()
         )
-        repeats = [1] if shared_scores else [len(sites) for sites in self.sites.values()]
+        scored = [[0]] if shared_scores else list(self.sites.values())
         self.shared_scores = shared_scores
+        scores_L2NM = scores_L2NM.expand(len(widths), -1, -1, -1)
         self.scores = nn.ParameterList(
-            nn.Parameter(scores_2NM.repeat_interleave(repeat, 0), requires_grad=tunable_scores)
-            for repeat in repeats
+            nn.Parameter(scores_L2NM[sites].transpose(0, 1).flatten(0, 1), requires_grad=tunable_scores)
+            for sites in scored
         )
         self.score_bias = nn.ParameterList(
-            nn.init.uniform_(torch.empty(2 * repeat, n_source, 1), -(n_new**-0.5), n_new**-0.5)
-            for repeat in repeats
+            nn.init.uniform_(torch.empty(2 * len(sites), n_source, 1), -(n_new**-0.5), n_new**-0.5)
+            for sites in scored
             if bias
         )
         self.residuals = nn.ParameterList(
