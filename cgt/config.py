@@ -76,13 +76,17 @@ def read(model: type[Section], source: str, overrides: Sequence[str] = ()) -> Dr
     Args:
         model: whose sections say what their shorthands stand for; nothing is checked against it yet.
         source: a YAML file's path, or a name of `shipped()`. A file's `base` is the path of a file, from the
-            folder of the first, or a name of `shipped()`.
+            folder of the first, or a name of `shipped()`, or a list of these, of which later ones win too.
+            What several of them are based on comes before all of them.
         overrides: `section.key=value`, the value in YAML.
 
     Raises:
         UserError: no such config, text that is not YAML, or an override without `=`.
     """
-    values, origins = _layers(source, model, Path())
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, layer in _layers(source, Path()).items():
+        _merge(values, _spelled_out(layer, model), origins, name)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -90,10 +94,10 @@ def read(model: type[Section], source: str, overrides: Sequence[str] = ()) -> Dr
                 f"{override!r} is not of the form key=value. Write, for example, steps=1000 or "
                 "optim.generator_lr=1e-4."
             )
-        layer: Any = _parse(text, f"the override {override}")
+        value: Any = _parse(text, f"the override {override}")
         for part in reversed(key.split(".")):
-            layer = {part: layer}
-        _merge(values, _spelled_out(layer, model), origins, f"the override {override}")
+            value = {part: value}
+        _merge(values, _spelled_out(value, model), origins, f"the override {override}")
     return Draft(values, origins, source)
 
 
@@ -145,14 +149,14 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
 
 
-def _layers(
-    source: str, model: type[Section], folder: Path | None, seen: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of a config file over those of its `base`, and the file that set each dotted key."""
-    entry, name, beside = _find(source, folder, by=seen[-1] if seen else None)
-    if name in seen:
+def _layers(source: str, folder: Path | None, above: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """The values of a config file and of all that it is based on, by file. Later ones win; each comes once,
+    where it is first needed.
+    """
+    entry, name, beside = _find(source, folder, by=above[-1] if above else None)
+    if name in above:
         raise UserError(
-            f"the configs {' -> '.join((*seen, name))} name each other as base: break the circle."
+            f"the configs {' -> '.join((*above, name))} name each other as base: break the circle."
         )
     try:
         text = entry.read_text(encoding="utf-8")
@@ -165,16 +169,16 @@ def _layers(
             f"{name} holds {_shown(layer)} where keys with values must stand, such as `steps: 1000`."
         )
     base = layer.pop("base", None)
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    if base is not None:
-        if not isinstance(base, str):
-            raise UserError(
-                f"base in {name} must be the name of one config or the path of a file, not {_shown(base)}."
-            )
-        values, origins = _layers(base, model, beside, (*seen, name))
-    _merge(values, _spelled_out(layer, model), origins, name)
-    return values, origins
+    bases = base if isinstance(base, list) else [] if base is None else [base]
+    if not all(isinstance(one, str) for one in bases):
+        raise UserError(
+            f"base in {name} must be the name of a config, the path of a file, or a list of these, not "
+            f"{_shown(base)}."
+        )
+    layers: dict[str, dict[str, Any]] = {}
+    for one in bases:
+        layers |= _layers(one, beside, (*above, name))  # what is there already keeps its place
+    return layers | {name: layer}
 
 
 def _find(source: str, folder: Path | None, by: str | None) -> tuple[Traversable, str, Path | None]:

@@ -111,6 +111,22 @@ def test_a_base_is_looked_for_beside_the_file_that_names_it_not_where_the_comman
     assert config.load(Run, top).data.shards == "right"
 
 
+def test_of_several_bases_later_ones_win_over_earlier_ones_and_over_what_these_share(tmp_path: Path) -> None:
+    write(tmp_path, "all.yaml", "data: all\nsteps: 1\noptim: {lr: 0.5}\nprecision: bf16\n")
+    write(tmp_path, "method.yaml", "base: all.yaml\nsteps: 2\noptim: {lr: 0.25, betas: [0.1, 0.2]}\n")
+    write(
+        tmp_path, "pictures.yaml", "base: all.yaml\ndata: {shards: few, per_class: 1}\noptim: {lr: 0.125}\n"
+    )
+    top = write(tmp_path, "top.yaml", "base: [method.yaml, pictures.yaml]\n")
+    run = config.load(Run, top)
+    assert run.steps == 2
+    assert run.precision == "bf16"
+    assert run.optim == Optim(lr=0.125, betas=(0.1, 0.2))
+    assert run.data == Pictures(shards="few", per_class=1)
+    other = write(tmp_path, "other.yaml", "base: [pictures.yaml, method.yaml]\n")
+    assert config.load(Run, other).optim.lr == 0.25
+
+
 def test_a_plain_value_stands_for_the_section_s_shorthand_in_every_layer(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", "data: {shards: a, per_class: 5}\nsteps: 10\nvalidation: b\n")
     top = write(tmp_path, "top.yaml", "base: base.yaml\ndata: c\n")
@@ -256,9 +272,11 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path, text: str) -
         config.load(Run, write(tmp_path, "c.yaml", text))
 
 
-def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["sub/b.yaml", "[sub/c.yaml, sub/b.yaml]"])
+def test_bases_in_a_circle_are_refused(tmp_path: Path, base: str) -> None:
     write(tmp_path, "sub/b.yaml", "base: ../sub/../a.yaml\n")
-    a = write(tmp_path, "a.yaml", "base: sub/b.yaml\n")
+    write(tmp_path, "sub/c.yaml", "steps: 1\n")
+    a = write(tmp_path, "a.yaml", f"base: {base}\n")
     circle = "a.yaml -> .*b.yaml -> .*a.yaml name each other as base: break the circle"
     with pytest.raises(UserError, match=circle):
         config.load(Run, a)
@@ -272,7 +290,12 @@ def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
         (b"just words", "holds 'just words' where keys"),
         (b"\xff\xfe\x00", "can't be read as UTF-8 text"),
         (b"a: \x00", "is not valid YAML"),
-        (b"base: [a, b]\n", "base in {} must be the name of one config"),
+        (
+            b"base: [a, 3]\n",
+            "base in {} must be the name of a config, the path of a file, or a list of these",
+        ),
+        (b"base: {a: b}\n", "base in {} must be the name of a config"),
+        (b"base: [nowhere]\n", "there is no config 'nowhere', which {} names as its base"),
         (b"base: nowhere\n", "there is no config 'nowhere', which {} names as its base"),
         (b"a: !!python/object:os.system {}\n", "line 1: could not determine a constructor"),
     ],
