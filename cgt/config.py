@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
 import yaml
@@ -191,9 +191,12 @@ def _find(source: str, folder: Path | None, by: str | None) -> tuple[Traversable
         if path.is_file():
             return path, str(path), path.parent
     name = source.removesuffix(".yaml")
+    pure = PurePosixPath(name)
+    if not pure.is_absolute() and ".." not in pure.parts and str(pure) == name:
+        entry = importlib.resources.files("cgt.configs").joinpath(f"{name}.yaml")
+        if entry.is_file():
+            return entry, name, None
     known = shipped()
-    if name in known:
-        return importlib.resources.files("cgt.configs").joinpath(f"{name}.yaml"), name, None
     wanted = f", which {by} names as its base" if by else ""
     raise UserError(
         f"there is no config {source!r}{wanted}{did_you_mean(name, known)}: "
