@@ -171,17 +171,17 @@ class Report:
         return written
 
     def markdown(self) -> str:
-        """The table: our mean over the seeds +- its standard deviation, and the paper's in brackets."""
+        """The table: mean ± standard deviation over the seeds, and the paper's number in brackets."""
         names = [column.name for _, column in self._columns] + [self.table.mean or ""] * bool(self.table.mean)
         lines = [f"| {' | '.join(['', *names])} |", f"|---|{'---|' * len(names)}"]
         for row in self.table.rows:
             lines.append(f"| {' | '.join([row.name, *self._cells(row)])} |")
-        over = f"mean ± standard deviation over {self.seeds} seeds" if self.seeds > 1 else "one seed"
-        about = [f"Ours ({over}), and in brackets the paper's.", *self.preface, *self.table.notes]
+        over = f"Mean ± standard deviation over {self.seeds} seeds" if self.seeds > 1 else "One seed"
+        about = [f"{over}; in brackets the paper's number.", *self.preface, *self.table.notes]
         if self.scale == "shapes":
-            about.insert(1, "Ours are of drawn shapes, the paper's of photographs: only the order compares.")
-        failed = ["", "Failed:", "", *(f"* {failure}" for failure in self.failures)] if self.failures else []
-        return "\n".join([f"# {self.table.title}", "", *lines, "", *about, *failed, ""])
+            about.insert(1, "These are drawn shapes, the paper's are photographs: only the order compares.")
+        about += [f"Failed: {failure}" for failure in self.failures]
+        return "\n".join([f"# {self.table.title}", "", *lines, "", *(f"* {line}" for line in about), ""])
 
     def _cells(self, row: Row) -> list[str]:
         by_column = [self._values(row, column) for _, column in self._columns]
