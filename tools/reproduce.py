@@ -35,7 +35,7 @@ from cgt.models.folder import find_model
 from cgt.progress import stderr_console, work_progress
 
 TABLES = Path(__file__).parent / "tables"
-SHAPES_OVERRIDES = ("eval.images=500", "eval_every=25")
+SHAPES_OVERRIDES = ("eval.images=500",)
 GIVEN = ("data", "reference", "source")
 """What the scale `paper` needs for each data set."""
 

@@ -13,17 +13,8 @@ from cgt.data.selection import class_names
 from cgt.errors import UserError
 from cgt.training.settings import PretrainConfig, TransferConfig
 
-COMING = re.compile(r"/(minegan|gefilter|bsa_supervised|ppgn)(_|$)|/cgantransfer_finetuned(_|$)")
-"""Configs of methods that are not there yet."""
-NAMES = [
-    pytest.param(
-        name, marks=[pytest.mark.xfail(raises=UserError, strict=True)] if COMING.search(name) else []
-    )
-    for name in shipped()
-]
 
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", shipped())
 def test_a_shipped_config_is_valid_and_says_what_it_is_for(name: str) -> None:
     draft = read(TransferConfig, name, ["data=anything"])
     if name.split("/")[1].startswith(("pretrain", "biggan")):
