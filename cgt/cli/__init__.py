@@ -26,6 +26,7 @@ VERBS = {
     "features": "app",
     "pretrain": "pretrain",
     "transfer": "transfer",
+    "banks": "app",
     "eval": "evaluate",
     "sample": "sample",
     "convert": "convert",

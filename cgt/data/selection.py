@@ -16,7 +16,7 @@ from cgt.catalog import did_you_mean
 from cgt.data.manifest import Manifest, Shard
 from cgt.data.samples import Sample
 from cgt.errors import UserError
-from cgt.models.naming import distinct
+from cgt.models.naming import distinct, listed
 
 
 def _numbers_as_names(value: Any) -> Any:
@@ -63,9 +63,8 @@ def choose(known: Sequence[str], wanted: Iterable[str], place: str) -> tuple[str
     wanted = tuple(wanted)
     unknown = [name for name in wanted if name not in set(known)]
     if unknown:
-        shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
         missing = ", ".join(map(repr, unknown[:5])) + did_you_mean(unknown[0], known)
-        raise UserError(f"{place} has no class {missing}. It has: {shown}.")
+        raise UserError(f"{place} has no class {missing}. It has: {listed(known)}.")
     return wanted
 
 

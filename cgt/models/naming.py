@@ -1,4 +1,4 @@
-"""What class names may be, wherever they come in, and the kinds of banks."""
+"""What class names may be, wherever they come in, how they are listed, and the kinds of banks."""
 
 import re
 from collections import Counter
@@ -36,3 +36,9 @@ def distinct(classes: Sequence[str]) -> tuple[str, ...]:
 def repeated(names: Sequence[str]) -> list[str]:
     """The names that stand more than once, in their order."""
     return [name for name, times in Counter(names).items() if times > 1]
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """The names in a row for a message; of more than `most`, the first and the number of the others."""
+    others = len(names) - most
+    return ", ".join(names[:most]) + (f" and {others} more" if others > 0 else "")
