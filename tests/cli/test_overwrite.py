@@ -42,6 +42,10 @@ CASES: dict[str, tuple[Callable[[Path], Sequence[object]], str]] = {
         lambda t: ["convert", "biggan-pytorch", t / "checkpoint", t / "checkpoint"],
         "it is",
     ),
+    "a model by what is left of it": (
+        lambda t: ["banks", "remove", t / "run", t / "run" / "latest" / "model", "--bank", 0],
+        "it lies in",
+    ),
     "photographs by a model": (
         lambda t: ["convert", "biggan-pytorch", t / "checkpoint", t / "photographs"],
         "is not a model folder (it has no config.json)",
