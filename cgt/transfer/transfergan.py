@@ -8,6 +8,7 @@ from typing import Literal, TypeVar, cast
 
 import torch
 
+from cgt.errors import UserError
 from cgt.models.biggan import Discriminator, Generator
 from cgt.models.norm import Bank, EmbeddedBank
 from cgt.transfer.base import Method, MethodConfig
@@ -39,7 +40,11 @@ class TransferGAN(Method[C]):
 
     @torch.no_grad()
     def start_classes(self, bank: Bank) -> None:
-        """Set the classes of a fresh bank, which fits the source's first, to where the config says."""
+        """Set the classes of a fresh bank to where the config says.
+
+        Raises:
+            UserError: the bank has an embedding, and the source's first bank has none.
+        """
         if self.config.start == "fresh":
             return
         first = cast(Bank, self.task.given_source.generator.banks[0])
@@ -47,7 +52,12 @@ class TransferGAN(Method[C]):
         if self.config.start == "nearest":
             nearest_M = nearest_classes(self.task, among=range(len(first.classes)))
         if isinstance(bank, EmbeddedBank):
-            assert isinstance(first, EmbeddedBank)
+            if not isinstance(first, EmbeddedBank):
+                raise UserError(
+                    f"method.start is {self.config.start!r}, which takes class vectors of the source's "
+                    "embedding, and the source's first bank has plain tables (its embedding was removed): "
+                    "set method.start to fresh, or use the source as it was before."
+                )
             start_classes([bank.embedding.weight], [first.embedding.weight], nearest_M)
         else:
             own, source = bank.tables(), first.tables()
