@@ -94,7 +94,9 @@ def chosen(draft: "Draft") -> "tuple[type[Method[Any]], TransferConfig[Any]]":
     if not isinstance(name, str):
         raise UserError(f"the config {draft.source} names no method: add method=NAME, one of {known}.")
     kind = catalog.load("cgt.transfer", name, kind="method").METHOD
-    return kind, draft.check(TransferConfig.of(kind))
+    settings = draft.check(TransferConfig.of(kind))
+    settings.check_method(kind)
+    return kind, settings
 
 
 def _source(folder: Path) -> "Source":

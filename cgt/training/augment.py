@@ -1,5 +1,6 @@
 """DiffAugment: differentiable augmentation of what the discriminator sees, real and generated alike (Zhao et
-al., 2020).
+al., 2020), of all pictures or of as many as D needs (ADA: Karras et al., "Training Generative Adversarial
+Networks with Limited Data", 2020).
 
 Shapes: N pictures, 3 colours, H rows, W columns in [-1, 1]; U uniform draws a picture.
 """
@@ -8,35 +9,65 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from cgt.config import Section
 
 DRAWS = 7
 """U: brightness, saturation, contrast; shift x, y; cutout x, y."""
+GATES = 3
+"""More of U, where not every picture is augmented: one draw each for colour, translation and cutout."""
 
 
 class AugmentConfig(Section):
-    """Which augmentations D sees through."""
+    """Which augmentations D sees through, and how often."""
 
     policy: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """Colour augmentation destroys a class that is a colour; translation is the safest with few pictures."""
+    target: float | None = Field(None, gt=-1, lt=1)
+    """Each of the policy is applied with a probability p that starts at 0, rises while the mean sign of D(x)
+    over real pictures, from -1 to 1, is above this, and falls while it is below (Karras et al., 2020: 0.6);
+    None: always."""
+    adjust_pictures: int = Field(500_000, ge=1)
+    """Real pictures shown to D over which p can go from 0 to 1 (Karras et al.'s number). A run shows it
+    steps * optim.discriminator_steps * batch_size of them: a short one needs fewer here."""
+
+    @model_validator(mode="after")
+    def _has_something_to_adapt(self) -> "AugmentConfig":
+        if self.target is not None and not self.policy:
+            raise ValueError(
+                f"target={self.target} says how often the transformations of policy are applied, and policy "
+                "names none: add some, as in policy=[translation,cutout], or leave target out"
+            )
+        return self
 
 
-def diff_augment(x_N3HW: Tensor, uniform_NU: Tensor, policy: tuple[str, ...]) -> Tensor:
+def diff_augment(
+    x_N3HW: Tensor, uniform_NU: Tensor, policy: tuple[str, ...], probability: float | None = None
+) -> Tensor:
     """Augment each picture by its own draws; gradients flow to the pictures.
 
     Args:
         x_N3HW: pictures.
-        uniform_NU: draws from [0, 1), `DRAWS` a picture.
+        uniform_NU: draws from [0, 1): `DRAWS` a picture, and with a probability `GATES` after them.
         policy: any of "color", "translation", "cutout".
+        probability: of each of these to be applied to a picture; at 0 it comes out as it was, to the bit.
+            None: all are applied to all.
     """
-    if "color" in policy:
-        x_N3HW = _color(x_N3HW, uniform_NU[:, 0:3])
-    if "translation" in policy:
-        x_N3HW = _translation(x_N3HW, uniform_NU[:, 3:5])
-    if "cutout" in policy:
-        x_N3HW = _cutout(x_N3HW, uniform_NU[:, 5:7])
+    transformations = (
+        ("color", _color, slice(0, 3)),
+        ("translation", _translation, slice(3, 5)),
+        ("cutout", _cutout, slice(5, 7)),
+    )
+    for gate, (name, transform, draws) in enumerate(transformations, DRAWS):
+        if name not in policy:
+            continue
+        changed_N3HW = transform(x_N3HW, uniform_NU[:, draws])
+        if probability is not None:
+            applied_N111 = uniform_NU[:, gate, None, None, None] < probability
+            changed_N3HW = torch.where(applied_N111, changed_N3HW, x_N3HW)
+        x_N3HW = changed_N3HW
     return x_N3HW
 
 

@@ -29,6 +29,17 @@ def softplus_generator(fake_N: Tensor) -> Tensor:
     return F.softplus(-fake_N).mean()
 
 
+def lecam(real_N: Tensor, fake_N: Tensor, average_real: float, average_fake: float) -> Tensor:
+    """mean (D(x) - a_F)^2 + mean (D(G(z)) - a_R)^2, of logits and the averages of earlier ones, a_R on real
+    and a_F on generated pictures (Tseng et al., "Regularizing Generative Adversarial Networks under Limited
+    Data", 2021).
+
+    It holds D's outputs on the two kinds of pictures together. This is the paper's formula; its program
+    (github.com/google/lecam-gan) leaves out logits on the wrong side: relu(D(x) - a_F), relu(a_R - D(G(z))).
+    """
+    return (real_N - average_fake).square().mean() + (fake_N - average_real).square().mean()
+
+
 def mode_seeking(x_N3RR: Tensor, z_NZ: Tensor, mean: Callable[[Tensor], Tensor] = lambda own: own) -> Tensor:
     """1 / (|dx| / |dz| + 0.01) over neighbouring pairs of the batch, which must share their class (Mao et
     al., 2019).

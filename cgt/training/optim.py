@@ -28,6 +28,9 @@ class OptimConfig(Section):
     """Each network's gradient is shortened to this length, over all its parameters; None: never."""
     mode_seeking: float = Field(0.0, ge=0)
     """Weight of the mode-seeking term."""
+    lecam: float = Field(0.0, ge=0)
+    """Weight of `losses.lecam` in D's loss. Its authors' BigGAN has 0.3 on CIFAR, with hinge loss as here
+    (github.com/google/lecam-gan, biggan_cifar/scripts)."""
 
 
 class ParameterGroup(NamedTuple):

@@ -19,6 +19,7 @@ from cgt.training.ema import EMAConfig
 from cgt.training.optim import OptimConfig
 from cgt.training.strategies.choice import StrategyConfig
 from cgt.transfer.base import Method, MethodConfig
+from cgt.transfer.supervised import SupervisedExtension
 
 
 class RunConfig(Section):
@@ -109,6 +110,20 @@ class TransferConfig(RunConfig, Generic[M]):
     """A file of `cgt transfer`; the shapes of the networks are the source's."""
 
     method: M
+
+    def check_method(self, kind: type[Method[Any]]) -> None:
+        """Refuse what regularises a discriminator where the method trains none.
+
+        Raises:
+            UserError: naming the keys.
+        """
+        wanted = {"augment.target": self.augment.target, "optim.lecam": self.optim.lecam or None}
+        keys = " and ".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
+        if keys and issubclass(kind, SupervisedExtension):
+            raise UserError(
+                f"{keys}: this goes by what a discriminator says, and the method {self.method.name} trains "
+                "none: leave it out."
+            )
 
     @staticmethod
     def of(kind: type[Method[Any]]) -> "type[TransferConfig[Any]]":

@@ -18,7 +18,7 @@ from cgt import rng
 from cgt.errors import RunError
 from cgt.images import to_float
 from cgt.models.norm import ClassTables
-from cgt.training.augment import DRAWS, diff_augment
+from cgt.training.augment import DRAWS, GATES, diff_augment
 from cgt.training.losses import mode_seeking
 from cgt.training.optim import set_learning_rates
 from cgt.training.trainer import Trainer
@@ -76,17 +76,20 @@ def discriminator_step(
     terms = discriminator_gradients(trainer, x_uint8, y, tables, step, update)
     losses = _finite(trainer, terms, step)
     trainer.of_discriminator.update()
-    return losses
+    return losses | trainer.feedback.update(losses)
 
 
 def discriminator_gradients(
     trainer: Trainer, x_uint8: Tensor, y: Tensor, tables: ClassTables, step: int, update: int
 ) -> Terms:
-    """Add D's gradients by as many real as generated pictures, which it sees in one forward pass."""
+    """Add D's gradients by as many real as generated pictures, which it sees in one forward pass.
+
+    Beside the loss's terms, what the feedback observes is returned.
+    """
     z = _latents(trainer, "discriminator", step, update)
     y_fake = _labels(trainer, "discriminator", step, update)
     uniform = _augment_draws(trainer, "discriminator", step, update, pictures=2)
-    total = torch.zeros((), device=trainer.world.device)
+    sums: Terms = {}
     for last, micro_batch in _micro_batches(trainer, z, y_fake, x_uint8, y, uniform):
         z_NZ, y_fake_N, x_N, y_N, draws = micro_batch
         with trainer.world.autocast():
@@ -95,10 +98,13 @@ def discriminator_gradients(
             x_N3RR = _augmented(trainer, draws, to_float(x_N), fake_N3RR.float())
             logits = trainer.of_discriminator(x_N3RR, torch.cat([y_N, y_fake_N])).float()
             real_N, fake_N = logits.chunk(2)
-        loss = trainer.method.discriminator_loss(real_N, fake_N) / trainer.micro_batches
-        total += loss.detach()
+        adversarial = {"loss_discriminator": trainer.method.discriminator_loss(real_N, fake_N)}
+        terms = adversarial | trainer.feedback.penalties(real_N, fake_N)
+        for name, term in (terms | trainer.feedback.observed(real_N, fake_N)).items():
+            sums[name] = sums.get(name, 0) + term.detach() / trainer.micro_batches
+        loss = torch.stack(list(terms.values())).sum() / trainer.micro_batches
         trainer.of_discriminator.backward(loss, last=last)
-    return {"loss_discriminator": total}
+    return sums
 
 
 def generator_step(trainer: Trainer, step: int) -> Losses:
@@ -125,7 +131,7 @@ def generator_gradients(trainer: Trainer, step: int) -> Terms:
         seen_tables = tables if last else _grouped_like(tables, leaves)
         with trainer.world.autocast():
             fake_N3RR = trainer.of_generator(z_NZ, _within_generator(trainer, y_N), seen_tables)
-            seen_N3RR = diff_augment(fake_N3RR.float(), draws.flatten(0, 1), trainer.config.augment.policy)
+            seen_N3RR = _seen(trainer, fake_N3RR.float(), draws.flatten(0, 1))
             logits_N = trainer.discriminator(seen_N3RR, y_N).float()
         loss = trainer.method.generator_loss(logits_N) / trainer.micro_batches
         terms["loss_generator"] += loss.detach()
@@ -171,7 +177,13 @@ def supervised_step(
 def _augmented(trainer: Trainer, draws: Tensor, *pictures_n3RR: Tensor) -> Tensor:
     """Groups of pictures, joined, as the run's augmentation shows them by the draws (n, groups, U)."""
     x_N3RR = torch.cat(pictures_n3RR).contiguous(memory_format=torch.channels_last)
-    return diff_augment(x_N3RR, draws.transpose(0, 1).flatten(0, 1), trainer.config.augment.policy)
+    return _seen(trainer, x_N3RR, draws.transpose(0, 1).flatten(0, 1))
+
+
+def _seen(trainer: Trainer, x_N3RR: Tensor, uniform_NU: Tensor) -> Tensor:
+    return diff_augment(
+        x_N3RR, uniform_NU, trainer.config.augment.policy, trainer.feedback.augment_probability
+    )
 
 
 def _finite(trainer: Trainer, terms: Terms, step: int) -> Losses:
@@ -207,8 +219,13 @@ def _labels(trainer: Trainer, stream: str, *position: int) -> Tensor:
 
 
 def _augment_draws(trainer: Trainer, stream: str, *position: int, pictures: int) -> Tensor:
-    shape = (trainer.config.batch_size, pictures, DRAWS)
-    return trainer.world.share(rng.uniform(shape, trainer.config.seed, f"{stream} augmentation", *position))
+    size, seed, stream = trainer.config.batch_size, trainer.config.seed, f"{stream} augmentation"
+    draws = rng.uniform((size, pictures, DRAWS), seed, stream, *position)
+    if trainer.feedback.augment_probability is not None:
+        # Of a stream of their own, so that the other draws are those of a run without a target.
+        gates = rng.uniform((size, pictures, GATES), seed, f"{stream} gates", *position)
+        draws = torch.cat([draws, gates], 2)
+    return trainer.world.share(draws)
 
 
 def _micro_batches(trainer: Trainer, *shares: Tensor) -> Iterator[tuple[bool, tuple[Tensor, ...]]]:

@@ -11,6 +11,7 @@ from cgt.models.biggan import Discriminator, Generator
 from cgt.models.layers import plain
 from cgt.models.norm import Bank, synchronise
 from cgt.training.ema import EMA
+from cgt.training.feedback import Feedback
 from cgt.training.optim import ParameterGroup
 from cgt.training.settings import RunConfig
 from cgt.training.strategies.base import Trainable
@@ -29,6 +30,7 @@ class Trainer:
     of_generator: Trainable
     of_discriminator: Trainable
     ema: EMA
+    feedback: Feedback
 
     @property
     def generator(self) -> Generator:
@@ -76,13 +78,15 @@ class Trainer:
         for name, part in self._networks().items():
             for key, value in part.state_dict().items():
                 state[_key(name, key)] = value
-        return {**state, "ema": self.ema.state_dict()}
+        return {**state, "ema": self.ema.state_dict(), "feedback": self.feedback.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state, whatever strategy and number of processes it comes from."""
         for name, part in self._networks().items():
             part.load_state_dict({key: state[_key(name, key)] for key in ("network", "optimiser", "scaler")})
         self.ema.load_state_dict(state["ema"])
+        if "feedback" in state:  # else it was saved when no run had any use for it
+            self.feedback.load_state_dict(state["feedback"])
 
     def _networks(self) -> dict[str, Trainable]:
         return {"generator": self.of_generator, "discriminator": self.of_discriminator}
@@ -130,6 +134,7 @@ def trainer_of(
             discriminator, of_discriminator, optim.discriminator_lr, optim, world
         ),
         ema=ema,
+        feedback=Feedback(config.augment, optim.lecam, config.batch_size),
     )
     if config.compile:
         generator.compile()

@@ -102,6 +102,19 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
         ],
         ["method.lambda_r", "there are name, start"],
     ),
+    "a regulariser of the discriminator for a method without one": (
+        lambda w, t: [
+            "transfer",
+            "shapes/transfer",
+            "--source",
+            str(w / "source"),
+            f"data={w / 'new'}",
+            "method=bsa_supervised",
+            "augment.target=0.6",
+            "optim.lecam=0.1",
+        ],
+        ["augment.target=0.6 and optim.lecam=0.1", "bsa_supervised trains none"],
+    ),
     "no such source": (
         lambda w, t: ["transfer", "shapes/bsa", "--source", str(t / "gone"), f"data={w / 'new'}"],
         ["no model at", "gone"],

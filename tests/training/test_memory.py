@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "checkpointing": {"gradient_checkpointing": True},
     "clipped": {"optim": {"max_grad_norm": 1.0}},
     "bf16": {"precision": "bf16"},
+    "feedback": {"augment": {**tiny.RUN["augment"], "target": 0.6}, "optim": {"lecam": 0.3}},
 }
 
 

@@ -21,7 +21,7 @@ from cgt.training.trainer import Trainer
 from cgt.transfer.base import Method, MethodConfig
 from tests import tiny
 from tests.distributed import runs
-from tests.distributed.runs import CHANGES, STEPS, results, same
+from tests.distributed.runs import CHANGES, STEPS, assert_same, results, same
 
 go = functools.partial(runs.run, optim={"discriminator_steps": 2, "decay_from": 0.5})
 die_in_call = functools.partial(runs.in_call, act=lambda: os.kill(os.getpid(), signal.SIGKILL), rank=0)
@@ -79,6 +79,28 @@ def test_killed_and_resumed_equals_uninterrupted(
     for part, value in expected.items():
         assert same(got[part], value), part
     assert not list((path / "checkpoints").glob(".*"))
+
+
+def test_a_run_that_is_regularised_by_feedback_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """Of four updates of D between changes of p, the checkpoint from which it goes on comes after two."""
+    options: dict[str, Any] = {
+        "optim": {**CHANGES["optim"], "lecam": 0.3},
+        "augment": {**tiny.RUN["augment"], "target": -0.7, "adjust_pictures": 80},
+        "eval_every": 3,
+    }
+    runs.run(tmp_path / "left alone", **options)
+    expected = results(tmp_path / "left alone")
+    assert len({record["augment_probability"] for record in expected["records"] if "lecam" in record}) > 2
+
+    def killed() -> None:
+        die_in_call(checkpoint.Checkpoints, "_prune", 0, after=True)()
+        runs.run(tmp_path / "killed", **options)
+
+    assert in_child(killed) == -signal.SIGKILL
+    half_way = read_state(tmp_path / "killed" / "latest" / "state")
+    assert (half_way["step"], half_way["feedback"]["pictures"]) == (3, 16)
+    runs.run(tmp_path / "killed", resume=True, **options)
+    assert_same(tmp_path / "killed", tmp_path / "left alone")
 
 
 def test_the_best_is_not_always_the_last_in_these_runs(uninterrupted: tuple[str, dict[str, Any]]) -> None:

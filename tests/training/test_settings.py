@@ -99,6 +99,10 @@ def test_the_source_classes_of_cifar100_are_those_of_the_written_seed() -> None:
         ("batch_size=33", "make batch_size"),
         ("optim.decay_from=2", "optim.decay_from"),
         ("augment.policy=[colour]", "augment.policy"),
+        ("augment.target=0.6", "augment.*: target=0.6 .* policy names none: add some"),
+        ("augment.target=1", "augment.target"),
+        ("augment.adjust_pictures=0", "augment.adjust_pictures"),
+        ("optim.lecam=-1", "optim.lecam"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(override: str, message: str) -> None:

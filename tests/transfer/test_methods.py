@@ -16,6 +16,7 @@ from cgt.training.step import train_step
 from cgt.training.trainer import build_trainer, snapshot
 from cgt.transfer.bsa import BSA, BSAConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
+from cgt.transfer.supervised import SupervisedExtension
 from tests import tiny
 from tests.transfer.methods import make, trained
 
@@ -61,6 +62,28 @@ def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
             assert not torch.equal(buffer, before[key]), key
         elif method.keeps_old_classes and not key.startswith(last):
             assert torch.equal(buffer, before[key]), key
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_discriminator_is_regularised_by_feedback_or_that_is_refused_where_it_trains_none(
+    name: str,
+) -> None:
+    method = make(name, tiny.PER_LAYER)
+    changes: dict[str, Any] = {
+        "augment": {**tiny.RUN["augment"], "target": -0.7, "adjust_pictures": 80},
+        "optim": {**tiny.RUN["optim"], "lecam": 0.3},
+    }
+    if isinstance(method, SupervisedExtension):
+        with pytest.raises(UserError, match=rf"optim.lecam=0.3: .* {name} trains none"):
+            tiny.transfer_config(method.config, **changes).check_method(type(method))
+        return
+    trainer = build_trainer(tiny.transfer_config(method.config, **changes), method, World(cpu=True))
+    trainer.feedback.augment_probability = 0.5
+    batches = tiny.MemoryPictures(method.task.classes).batches(8, seed=0)
+    losses = [train_step(trainer, batches, step) for step in range(2)]
+    assert losses[0]["augment_probability"] == 0.5
+    assert losses[1]["augment_probability"] in (pytest.approx(0.1), pytest.approx(0.9))
+    assert losses[1]["lecam"] > 0
 
 
 @BOTH
