@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from cgt.config import Section, dump
 from cgt.errors import UserError
@@ -137,7 +138,7 @@ class RunFolder:
         saved, before = path / "config.yaml", _saved(path)
         then, now = (
             {key: value for key, value in values.items() if key not in MAY_CHANGE}
-            for values in (before["config"], yaml.safe_load(dump(config)))
+            for values in (_completed(before["config"], type(config)), yaml.safe_load(dump(config)))
         )
         differing = sorted(_differences(then, now))
         if differing:
@@ -247,6 +248,14 @@ def _saved(path: Path) -> dict[str, Any]:
             f"the run in {path} can't be resumed, its config.yaml or provenance.json is damaged "
             f"({' '.join(str(error).split())}): restore them, or start another run with --run."
         ) from None
+
+
+def _completed(values: Any, model: type[Section]) -> Any:
+    """A run's saved config, with the defaults of keys that there were not yet when it was saved."""
+    try:
+        return yaml.safe_load(dump(model.model_validate(values)))
+    except ValidationError:
+        return values
 
 
 def _differences(before: Any, now: Any, key: str = "") -> list[str]:

@@ -70,6 +70,19 @@ def test_a_run_goes_on_whatever_way_its_work_is_done(workspace: Path, run: Path)
     assert content(run) == before
 
 
+def test_a_run_goes_on_whose_config_is_older_than_some_keys(
+    workspace: Path, run: Path, refusal: Refusal
+) -> None:
+    config = run / "config.yaml"
+    lines = [line for line in config.read_text().splitlines() if "lecam" not in line]
+    config.write_text("\n".join(lines))
+    before = content(run)
+    assert pretrain(workspace, run, "--resume") == 0
+    assert content(run) == before
+    message = refusal(pretrain(workspace, run, "--resume", "optim.lecam=0.5"))
+    assert "optim.lecam was 0.0, now 0.5" in message
+
+
 def test_overwrite_begins_a_run_again(workspace: Path, run: Path) -> None:
     (run / "latest").unlink()
     assert pretrain(workspace, run, "--overwrite") == 0
