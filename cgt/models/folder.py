@@ -52,7 +52,7 @@ def save_model(
 
     Args:
         folder: its place.
-        generator: in eval mode, with at least its first bank as it was built.
+        generator: in eval mode, not folded, with banks in their stored form.
         discriminator: stored beside it where later transfers shall start from it.
         provenance: plain values on how the model came to be.
         overwrite: replace the model folder that stands there.

@@ -63,6 +63,11 @@ class SteeredBank(LatentBank):
         prior: float,
     ) -> None:
         super().__init__(classes, widths, output_width, latent=latent, space=space)
+        if iterations < 1 or not step > 0 or not prior >= 0:
+            raise ValueError(
+                f"steering by {iterations} iterations of {step} with a prior of {prior} is not possible: "
+                "give 1 or more, above 0, and 0 or more"
+            )
         self.stages, self.iterations, self.step, self.prior = tuple(stages), iterations, step, prior
         self.classifier = Classifier(stages, outputs)
         self.log_temperature = nn.Parameter(torch.zeros(()))

@@ -112,14 +112,22 @@ class TransferConfig(RunConfig, Generic[M]):
     method: M
 
     def check_method(self, kind: type[Method[Any]]) -> None:
-        """Refuse what regularises a discriminator where the method trains none.
+        """Refuse what regularises a discriminator where the method trains none, and ZeRO where there is too
+        little to divide.
 
         Raises:
             UserError: naming the keys.
         """
+        if not issubclass(kind, SupervisedExtension):
+            return
+        if self.strategy != StrategyConfig():
+            raise UserError(
+                f"strategy: the method {self.method.name} trains too little to divide among processes: set "
+                "strategy=ddp."
+            )
         wanted = {"augment.target": self.augment.target, "optim.lecam": self.optim.lecam or None}
         keys = " and ".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
-        if keys and issubclass(kind, SupervisedExtension):
+        if keys:
             raise UserError(
                 f"{keys}: this goes by what a discriminator says, and the method {self.method.name} trains "
                 "none: leave it out."

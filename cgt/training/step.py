@@ -156,13 +156,15 @@ def supervised_step(
     trainer: Trainer, method: SupervisedExtension[Any], x_uint8: Tensor, y: Tensor, step: int
 ) -> Losses:
     """One update of what a method trains by a loss of its own."""
-    draws = [trainer.world.share(draw) for draw in method.draws(trainer.config.batch_size, step)]
+    all_draws = method.draws(trainer.config.batch_size, step)
+    draws = [trainer.world.share(draw) for draw in all_draws]
+    all_draws = [draw.to(trainer.world.device) for draw in all_draws]
     uniform = _augment_draws(trainer, "supervised", step, pictures=2)
     trainer.of_generator.hold(trainer.bank)
     sums: Terms = {}
     for last, (x_n, y_n, uniform_n, *draws_n) in _micro_batches(trainer, x_uint8, y, uniform, *draws):
         pictures = functools.partial(_augmented, trainer, uniform_n)
-        batch = SupervisedBatch(to_float(x_n), y_n, draws_n, pictures)
+        batch = SupervisedBatch(to_float(x_n), y_n, draws_n, all_draws, pictures)
         with trainer.world.autocast():
             terms = method.terms(trainer.generator, trainer.of_generator, batch)
         for name, term in terms.items():

@@ -8,7 +8,8 @@ kept like N(0, 1) by a distance to samples of it, and the tables by weight decay
 class's own; the published program has one class. To sample, latents are drawn with truncation (published: 0.3
 to 0.5).
 
-Shapes: P training pictures, n of a micro-batch, Z latent size, R resolution.
+Shapes: P training pictures, N of the global batch, n of a micro-batch, S samples, Z latent size, R
+resolution.
 """
 
 import copy
@@ -110,7 +111,7 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
         self, generator: Generator, draw: Callable[[Tensor, Tensor], Tensor], batch: SupervisedBatch
     ) -> Mapping[str, Tensor]:
         """The published loss of some training pictures, those of the batch aside."""
-        index_n, noise_nZ, samples_nSZ = batch.draws
+        index_n, noise_nZ, _ = batch.draws
         bank = cast(PictureBank, generator.last_bank)
         z_nZ = F.embedding(index_n, bank.z_PZ)
         index = index_n.cpu()
@@ -124,7 +125,9 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
             differences = torch.stack([F.l1_loss(own, wanted.detach()) for own, wanted in maps])
             terms["perceptual"] = self.config.perceptual * differences.sum()
         if self.config.earth_mover:
-            terms["earth_mover"] = self.config.earth_mover * earth_mover(z_nZ, samples_nSZ.flatten(0, 1))
+            index_N, _, samples_NSZ = batch.all_draws
+            z_NZ = F.embedding(index_N, bank.z_PZ)
+            terms["earth_mover"] = self.config.earth_mover * earth_mover(z_NZ, samples_NSZ.flatten(0, 1))
         if self.config.weight_decay:
             squares = torch.stack([table.square().mean() for table in (*tables.scale, *tables.shift)])
             terms["weight_decay"] = self.config.weight_decay * squares.sum()
@@ -139,12 +142,12 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
         return extractor.maps
 
 
-def earth_mover(z_nZ: Tensor, samples_SZ: Tensor) -> Tensor:
+def earth_mover(z_NZ: Tensor, samples_SZ: Tensor) -> Tensor:
     """How far latents are from samples of N(0, 1): the mean square distance of each to the nearest of the
     others, from both sides. So the published program estimates the earth mover's distance.
     """
-    distance_nS = torch.cdist(z_nZ, samples_SZ, compute_mode="donot_use_mm_for_euclid_dist").square()
-    return distance_nS.amin(0).mean() + distance_nS.amin(1).mean()
+    square_NS = torch.cdist(z_NZ, samples_SZ, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return square_NS.amin(0).mean() + square_NS.amin(1).mean()
 
 
 METHOD = BSASupervised

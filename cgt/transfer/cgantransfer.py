@@ -29,6 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cgt import rng
+from cgt.errors import UserError
 from cgt.models.biggan import Discriminator, Generator
 from cgt.models.layers import draw_weight
 from cgt.models.norm import Bank
@@ -88,15 +89,18 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
         """G with the propagation block; D with the class embedding of this config."""
         generator, discriminator = super().networks()
         start = self.config.discriminator
-        if self.config.stage == "finetune" or start == "fresh" or discriminator.embedding is None:
+        if self.config.stage == "finetune" or start == "fresh":
             return generator, discriminator
-        of_source = self.task.given_source.discriminator
+        of_source, embedding = self.task.given_source.discriminator, discriminator.embedding
+        assert embedding is not None
         if of_source.embedding is None:
-            return generator, discriminator
+            raise UserError(
+                f"method.discriminator is {start}, and the source's discriminator has no class embedding to "
+                "start from: set it to fresh."
+            )
         known = self.task.given_source.generator.classes
         nearest_M = nearest_classes(self.task, among=[known.index(name) for name in of_source.classes])
         source_NC = of_source.embedding.normalised_weight()
-        embedding = discriminator.embedding
         if start == "nearest":
             embedding.weight.copy_(source_NC[nearest_M])
         else:

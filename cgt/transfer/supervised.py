@@ -23,6 +23,8 @@ class SupervisedBatch(NamedTuple):
     """Their classes, int64, indices into the task's."""
     draws: Sequence[Tensor]
     """The samples' part of the method's own draws."""
+    all_draws: Sequence[Tensor]
+    """Those of the global batch: what is no mean over samples is worked out of them, alike on all ranks."""
     augmented: Callable[[Tensor, Tensor], Tensor]
     """n pictures in [-1, 1] and n others, joined, as the run's augmentation shows them: (2n, 3, R, R)."""
 
