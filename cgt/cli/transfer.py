@@ -72,10 +72,9 @@ def transfer(
         method = kind(settings.method, task)
         if method.keeps_old_classes:
             _check_names(pair, pictures)
-        if method.keeps_old_classes:
             provenance["old_classes"] = "as the source makes them, to the bit"
         else:
-            provenance["old_classes"] = f"given up: {', '.join(method.given_up) or 'none but these'}"
+            provenance["old_classes"] = f"given up: {', '.join(method.given_up) or 'none that it had'}"
     execute(settings, method, pictures, place, world, resume=resume, provenance=provenance)
 
 

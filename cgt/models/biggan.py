@@ -164,7 +164,7 @@ class Generator(nn.Module):
         self.banks.append(bank)
 
     def fold(self) -> None:
-        """Fix the spectral norms and turn every bank into plain tables, in place.
+        """Fix the spectral norms and bake every bank (plain tables, where its classes have any), in place.
 
         The pictures stay the same, and every forward is less work.
         """

@@ -106,7 +106,7 @@ def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
 
 
 def load_generator(folder: str | Path) -> Generator:
-    """The generator of a model folder for use: eval mode, CPU, spectral norm folded, banks as plain tables.
+    """The generator of a model folder for use: eval mode, CPU, spectral norm folded, banks baked.
 
     Raises:
         UserError: no model folder, a damaged one, or one of another architecture or a later format.
@@ -157,18 +157,17 @@ def _kind(bank: Bank) -> BankKind:
 
 
 def _undrawn_bank(record: BankRecord, generator: Generator) -> Bank:
-    """A bank of plain tables, or of a kind with options."""
-    kinds: dict[str, type[MinedBank | SteeredBank]] = {"mined": MinedBank, "steered": SteeredBank}
-    if record.kind not in kinds:
-        return generator.new_class_bank(record.classes)
-    output_width = generator.output_affine.gain.numel()
-    return kinds[record.kind](
-        record.classes,
-        generator.site_widths,
-        output_width,
-        latent=generator.latent_width,
-        **record.options,
-    )
+    shape: dict[str, Any] = {
+        "classes": record.classes,
+        "widths": generator.site_widths,
+        "output_width": generator.output_affine.gain.numel(),
+        "latent": generator.latent_width,
+    }
+    if record.kind == "mined":
+        return MinedBank(**shape, dim_z=generator.dim_z, **record.options)
+    if record.kind == "steered":
+        return SteeredBank(**shape, **record.options)
+    return generator.new_class_bank(record.classes)
 
 
 def _stored(network: nn.Module) -> dict[str, Tensor]:

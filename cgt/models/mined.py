@@ -65,16 +65,16 @@ class MinedBank(LatentBank):
         normalised: bool = True,
     ) -> None:
         super().__init__(classes, widths, output_width, latent=latent, space=space)
+        self.dim_z = dim_z
         self._options: dict[str, Any] = {
             "space": space,
-            "dim_z": dim_z,
             "depth": depth,
             "normalised": normalised,
         }
         self.miners = nn.ModuleList(Miner(dim_z, space, depth, normalised=normalised) for _ in self.classes)
 
     def options(self) -> dict[str, Any]:
-        """Sizes of the class vector and of z, and what the layers are."""
+        """Size of the class vector, and what the layers are."""
         return self._options
 
     def points(self, z_NZ: Tensor, y_N: Tensor, trunk: Trunk) -> tuple[Tensor, Tensor]:
@@ -92,13 +92,15 @@ class MinedBank(LatentBank):
         """A copy whose stacks are the affine maps that they amount to."""
         widths = [len(projection) for projection in self.latent_scale]
         output_width, space = self.site_statistics()[-1].mean.numel(), self.mean_Q.numel()
-        bank = MinedBank(
-            self.classes,
-            widths,
-            output_width,
-            latent=self.latent_scale[0].shape[1] - space,
-            **{**self._options, "depth": 1, "normalised": False},
-        ).to(self.mean_Q.device)
+        with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
+            bank = MinedBank(
+                self.classes,
+                widths,
+                output_width,
+                latent=self.latent_scale[0].shape[1] - space,
+                dim_z=self.dim_z,
+                **{**self._options, "depth": 1, "normalised": False},
+            ).to(self.mean_Q.device)
         for own, miner in zip(bank.miners, self.miners, strict=True):
             for target, stack in ((own.to_z, miner.to_z), (own.to_class, miner.to_class)):
                 _make_affine(cast(Linear, cast(nn.Sequential, target)[0]), cast(nn.Sequential, stack))

@@ -98,8 +98,8 @@ class Bank(nn.Module):
 
         Args:
             z_NZ: latents.
-            y_N: int64 classes, counted within the bank; -1 for samples of other banks, which may get
-            anything. trunk: the generator that the bank is in.
+            y_N: int64 classes, counted within the bank; -1 for samples of other banks, which get anything.
+            trunk: the generator that the bank is in.
         """
         return trunk.split(z_NZ)
 
@@ -112,7 +112,7 @@ class Bank(nn.Module):
         return self.baked() if self.kind in (None, "tables") else copy.deepcopy(self)
 
     def baked(self) -> "Bank":
-        """A copy of which all is worked out that does not depend on z."""
+        """What gives the same with all worked out that z has no part in: by default a copy with tables."""
         with torch.no_grad():
             tables = self.tables()
             widths = [table.shape[1] for table in tables.scale]
@@ -294,7 +294,8 @@ def evaluation_conditions(
 
     y counts over all banks; `latents` has an entry for each of them. What a sample gets does not depend on
     the other banks or samples, to the bit: lookups and elementwise arithmetic aside, every bank's latent
-    projection is applied to the whole batch before the samples of the bank are picked.
+    projection is applied to the whole batch before the samples of the bank are picked. Steered samples alone
+    are looked for in a batch of their own, on whose size their last bits depend.
     """
     bank_N = bank_of(banks, y_N)
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,31 @@ FORMAT_VERSION: Final = 1
 ARCHITECTURE: Final = "biggan"
 
 
+class MinedOptions(BaseModel):
+    """What a mined bank is built by."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    space: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    normalised: bool
+
+
+class SteeredOptions(BaseModel):
+    """What a steered bank is built by."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    space: int = Field(ge=1)
+    source_classes: int = Field(ge=1)
+    stages: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    outputs: int = Field(ge=1)
+    targets: list[int]
+    iterations: int = Field(ge=1)
+    step: float = Field(gt=0, allow_inf_nan=False)
+    prior: float = Field(ge=0, allow_inf_nan=False)
+
+
 class BankRecord(BaseModel):
     """One class bank."""
 
@@ -26,6 +51,15 @@ class BankRecord(BaseModel):
     classes: tuple[str, ...]
     options: dict[str, Any] = {}
     """What banks of this kind are built by, beside the classes; not in the file where there is nothing."""
+
+    @model_validator(mode="after")
+    def _has_the_options_of_its_kind(self) -> "BankRecord":
+        models: dict[str, type[BaseModel]] = {"mined": MinedOptions, "steered": SteeredOptions}
+        if self.kind in models:
+            models[self.kind].model_validate(self.options)
+        elif self.options:
+            raise ValueError(f"a bank of kind {self.kind} has no options")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

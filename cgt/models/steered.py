@@ -40,6 +40,7 @@ class SteeredBank(LatentBank):
         source_classes: S.
         stages: widths of the classifier.
         outputs: K of the classifier.
+        targets: which of them is each class's.
         iterations: of h.
         step: mean change of a number of h in one of them.
         prior: weight of the prior's score beside the classifier's gradient.
@@ -58,16 +59,18 @@ class SteeredBank(LatentBank):
         source_classes: int,
         stages: Sequence[int],
         outputs: int,
+        targets: Sequence[int],
         iterations: int,
         step: float,
         prior: float,
     ) -> None:
         super().__init__(classes, widths, output_width, latent=latent, space=space)
-        if iterations < 1 or not step > 0 or not prior >= 0:
+        if len(targets) != len(self.classes) or not all(0 <= target < outputs for target in targets):
             raise ValueError(
-                f"steering by {iterations} iterations of {step} with a prior of {prior} is not possible: "
-                "give 1 or more, above 0, and 0 or more"
+                f"the classifier's outputs {list(targets)} are not one of {outputs} for each of "
+                f"{len(self.classes)} classes"
             )
+        self.targets = tuple(targets)
         self.stages, self.iterations, self.step, self.prior = tuple(stages), iterations, step, prior
         self.classifier = Classifier(stages, outputs)
         self.log_temperature = nn.Parameter(torch.zeros(()))
@@ -75,7 +78,7 @@ class SteeredBank(LatentBank):
         self.vectors_SQ: Tensor
         self.output_M: Tensor
         self.register_buffer("vectors_SQ", torch.zeros(source_classes, space))
-        self.register_buffer("output_M", torch.arange(len(self.classes)))
+        self.register_buffer("output_M", torch.tensor(targets), persistent=False)
 
     def options(self) -> dict[str, Any]:
         """Sizes of the class space and of the classifier, and how h moves."""
@@ -85,6 +88,7 @@ class SteeredBank(LatentBank):
             "source_classes": source_classes,
             "stages": list(self.stages),
             "outputs": self.classifier.classifier.out_features,
+            "targets": list(self.targets),
             "iterations": self.iterations,
             "step": self.step,
             "prior": self.prior,

@@ -120,7 +120,7 @@ class TransferConfig(RunConfig, Generic[M]):
         """
         if not issubclass(kind, SupervisedExtension):
             return
-        if self.strategy != StrategyConfig():
+        if {self.strategy.generator, self.strategy.of_discriminator} != {"ddp"}:
             raise UserError(
                 f"strategy: the method {self.method.name} trains too little to divide among processes: set "
                 "strategy=ddp."

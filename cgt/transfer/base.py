@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from cgt import rng
 from cgt.config import Section
+from cgt.errors import UserError
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.classifier import Classifier
 from cgt.training.losses import hinge_discriminator, hinge_generator
 from cgt.training.optim import ParameterGroup
 
@@ -44,6 +46,10 @@ class Perception(Protocol):
     def resolution(self) -> int | None:
         """The picture size it was made for; None for any."""
 
+    @property
+    def classifier(self) -> Classifier | None:
+        """Of pictures in [-1, 1], where it is one of those that `cgt features train` makes."""
+
     def maps(self, x_N3HW: Tensor, /) -> Iterator[Tensor]:
         """What it makes of pictures in [-1, 1], stage by stage, with gradient to them."""
 
@@ -72,6 +78,21 @@ class Task:
         """A discriminator of these classes with seeded random weights."""
         with rng.seeded_globally(self.seed, "discriminator"):
             return Discriminator(self.discriminator, self.resolution, self.classes)
+
+    def perception(self, key: str, name: str) -> Perception:
+        """The feature extractor `name`, which the option method.`key` names.
+
+        Raises:
+            UserError: it is not there, or for pictures of another size.
+        """
+        assert self.extractor is not None
+        found = self.extractor(name)
+        if found.resolution not in (None, self.resolution):
+            raise UserError(
+                f"method.{key} {name} is for pictures of {found.resolution} px, and the data has "
+                f"{self.resolution} px: train one on pictures of that size."
+            )
+        return found
 
     @property
     def given_source(self) -> Source:

@@ -65,7 +65,7 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
     """Reconstruction of the training pictures, which are all held in memory.
 
     Raises:
-        UserError: the named network gives no maps.
+        UserError: the named network is not there, or for pictures of another size.
     """
 
     Config = BSASupervisedConfig
@@ -137,9 +137,7 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
         if self.config.features is None:
             discriminator = copy.deepcopy(self.task.given_source.discriminator).eval().requires_grad_(False)
             return lambda x: discriminator.to(x.device).maps(x)
-        assert self.task.extractor is not None
-        extractor = self.task.extractor(self.config.features)
-        return extractor.maps
+        return self.task.perception("features", self.config.features).maps
 
 
 def earth_mover(z_NZ: Tensor, samples_SZ: Tensor) -> Tensor:

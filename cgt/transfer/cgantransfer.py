@@ -63,8 +63,7 @@ class CGANTransferConfig(StagedConfig):
     initialisation, plus a trained bias shared by all new classes. Random ones are drawn for each site."""
     discriminator: Literal["fresh", "nearest", "propagated"] = "fresh"
     """Where D's class embedding comes from: drawn anew; the nearest source class's; or propagated, as the
-    tables of G are, from those of the source's D (the paper's future work, Sec. 6; docs/methods.md has what
-    it did in our measurements)."""
+    tables of G are, from those of the source's D (the paper's future work, Sec. 6)."""
 
     @model_validator(mode="after")
     def _residuals_are_what_is_tuned(self) -> "CGANTransferConfig":

@@ -1,12 +1,13 @@
 """Methods that append a bank to a frozen generator, and what may follow."""
 
 import copy
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from cgt.models.biggan import Discriminator, Generator
+from cgt.models.naming import BankKind
 from cgt.models.norm import Bank
 from cgt.transfer.base import Method, MethodConfig
-from cgt.transfer.starting import continued, fine_tuned_discriminator
+from cgt.transfer.starting import continued, fine_tuned_discriminator, require_tables
 
 C = TypeVar("C", bound=MethodConfig)
 
@@ -25,6 +26,7 @@ class Extension(Method[C]):
 
     def extended(self) -> Generator:
         """The source's generator, folded and frozen, with `new_bank` appended."""
+        require_tables(self.task.given_source.generator)
         generator = copy.deepcopy(self.task.given_source.generator)
         generator.fold()
         generator.requires_grad_(False)
@@ -47,8 +49,8 @@ class StagedConfig(MethodConfig):
 
     stage: Literal["transfer", "finetune"] = "transfer"
     """transfer: the generator is frozen, and the old classes stay. finetune: from a finished transfer (its
-    run is the source, its data the data) all of the generator is trained, and the old classes are given
-    up."""
+    run is the source, its data the data) all of the generator is trained, and the old classes are given up;
+    options of how a transfer starts mean nothing then."""
 
 
 S = TypeVar("S", bound=StagedConfig)
@@ -56,6 +58,9 @@ S = TypeVar("S", bound=StagedConfig)
 
 class StagedExtension(Extension[S]):
     """An extension that fine-tuning may follow."""
+
+    finished_kind: ClassVar[BankKind] = "tables"
+    """Of the banks that its transfers end in."""
 
     @property
     def keeps_old_classes(self) -> bool:
@@ -66,7 +71,7 @@ class StagedExtension(Extension[S]):
         """An extended generator, or the finished one with its new classes alone; with their D."""
         if self.config.stage == "transfer":
             return super().networks()
-        generator, discriminator = continued(self.task)
+        generator, discriminator = continued(self.task, self.finished_kind)
         generator.requires_grad_(True)
         generator.banks[0] = self.tuned_bank(generator)
         return generator, discriminator

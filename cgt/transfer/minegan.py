@@ -7,8 +7,8 @@ class. Several classes need it, for each miner to be told its own pictures from 
 method has one class. The stage "finetune" goes on with all of G (the published 300 steps of mining first are
 the stage "transfer"; the rows "no fine-tuning" and "fine-tuned" are its ends).
 
-Where the source has tables and no embedding, class vectors mix its classes' tables. The stacks' outputs are
-in spreads of the source's class vectors from their mean, so that mining starts among them.
+Where the source has tables and no embedding, class vectors mix its classes' tables. Miners give them in
+spreads of the source's class vectors from their mean, so that mining starts among these.
 """
 
 from typing import cast
@@ -38,6 +38,7 @@ class MineGAN(StagedExtension[MineGANConfig]):
     """Miners on a frozen generator; then, in the second stage, on one that is trained with them."""
 
     Config = MineGANConfig
+    finished_kind = "mined"
 
     def networks(self) -> tuple[Generator, Discriminator]:
         """G with miners; D without a class embedding, or with a fresh one where there are several classes."""

@@ -13,10 +13,11 @@ from typing import cast
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgt import rng
 from cgt.errors import UserError
+from cgt.images import to_float
 from cgt.models.biggan import Generator
 from cgt.models.class_space import class_space
 from cgt.models.classifier import Classifier, widths
@@ -71,6 +72,7 @@ class PPGN(SupervisedExtension[PPGNConfig]):
                 source_classes=n_source,
                 stages=stages,
                 outputs=len(names) if given else len(names) + 1,
+                targets=[names.index(name) for name in self.task.classes],
                 iterations=self.config.iterations,
                 step=self.config.step,
                 prior=self.config.prior,
@@ -81,16 +83,10 @@ class PPGN(SupervisedExtension[PPGNConfig]):
         bank.log_temperature.requires_grad_(True)
         if given:
             bank.classifier.load_state_dict(given.state_dict())
-            bank.output_M.copy_(torch.tensor([names.index(name) for name in self.task.classes]))
         else:
             bank.classifier.requires_grad_(True)
+            self._calibrate(bank.classifier, generator)
         return bank
-
-    def prepare(self, generator: Generator) -> None:
-        """A classifier that is trained normalises by its batches."""
-        super().prepare(generator)
-        if self._given is None:
-            cast(SteeredBank, generator.last_bank).classifier.train()
 
     def draws(self, pictures: int, step: int) -> Sequence[Tensor]:
         """Latents and old classes of the generator's own pictures."""
@@ -114,29 +110,36 @@ class PPGN(SupervisedExtension[PPGNConfig]):
         seen = batch.augmented(batch.x_n3RR, old_n3RR)
         return {"cross_entropy": -bank.log_probability(seen, torch.cat([output_n, none_n])).mean()}
 
+    @torch.no_grad()
+    def _calibrate(self, classifier: Classifier, generator: Generator) -> None:
+        """Fix the statistics of a fresh classifier's batch norm at those of new pictures and of old ones.
+
+        So it trains alike on any number of processes, and its average is a classifier as good as itself.
+        """
+        assert self.task.pictures is not None
+        classifier.train()
+        for norm in classifier.norms:
+            cast(nn.BatchNorm2d, norm).momentum = None  # the plain mean over the batches
+        for step, (x_uint8, _) in enumerate(self.task.pictures()):
+            z_NZ, y_N = self.draws(len(x_uint8), step)
+            classifier(torch.cat([to_float(x_uint8), generator(z_NZ, y_N)]))
+        classifier.eval()
+
     def _classifier(self, folder: str) -> tuple[Classifier, tuple[str, ...]]:
         """The given one, and the names of its outputs."""
-        task = self.task
-        assert task.extractor is not None
-        extractor = task.extractor(folder)
-        network = getattr(extractor, "network", None)
-        if not isinstance(network, Classifier) or extractor.classes is None:
+        extractor = self.task.perception("classifier", folder)
+        if extractor.classifier is None or extractor.classes is None:
             raise UserError(
                 f"method.classifier {folder} is not a classifier of pictures of one's own: give the folder "
                 "of one that `cgt features train` made, or leave it out."
             )
-        if extractor.resolution != task.resolution:
-            raise UserError(
-                f"method.classifier {folder} is for pictures of {extractor.resolution} px, and the data has "
-                f"{task.resolution} px: train one on pictures of that size."
-            )
-        unknown = [name for name in task.classes if name not in extractor.classes]
+        unknown = [name for name in self.task.classes if name not in extractor.classes]
         if unknown:
             raise UserError(
                 f"method.classifier {folder} does not know {', '.join(unknown)}: train one on the new "
                 "classes, or leave it out."
             )
-        return network, extractor.classes
+        return extractor.classifier, extractor.classes
 
 
 METHOD = PPGN

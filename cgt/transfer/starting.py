@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cgt.errors import UserError
 from cgt.models.biggan import Discriminator, Generator
+from cgt.models.naming import BankKind
 from cgt.models.norm import Bank, ClassBank, ClassTables, EmbeddedBank, tables_of_all
 from cgt.transfer.base import Task
 
@@ -21,16 +22,24 @@ def source_tables(generator: Generator) -> ClassTables:
     """The tables of all classes of all banks, with the latent projections of the first bank.
 
     Raises:
+        UserError: as `require_tables` does.
+    """
+    require_tables(generator)
+    return tables_of_all([cast(Bank, bank) for bank in generator.banks])
+
+
+def require_tables(generator: Generator) -> None:
+    """Refuse a source that new classes can't start from.
+
+    Raises:
         UserError: a bank's classes depend on z, so that they have no tables.
     """
-    banks = [cast(Bank, bank) for bank in generator.banks]
-    for bank in banks:
+    for bank in (cast(Bank, bank) for bank in generator.banks):
         if bank.kind not in ("tables", "embedding"):
             raise UserError(
-                f"the source's classes {', '.join(bank.classes)} are {bank.kind} anew for every z and have "
-                "no tables to start from: use a source without them (`cgt banks remove`)."
+                f"the source's classes {', '.join(bank.classes)} are {bank.kind} anew for every z, and have "
+                "no tables for new classes to start from: use the model as it was before they were added."
             )
-    return tables_of_all(banks)
 
 
 def start_classes(own: Iterable[Tensor], source: Iterable[Tensor], nearest_M: Tensor | None) -> None:
@@ -63,7 +72,7 @@ def fine_tuned_generator(task: Task, first_block: int = 0) -> Generator:
         first_block: blocks before this one, and if it is not 0 the first linear layer, are fresh too.
     """
     generator, source = task.fresh_generator(), task.given_source.generator
-    source_tables(source)
+    require_tables(source)
     if not first_block:
         generator.linear.load_state_dict(source.linear.state_dict())
     for i in range(first_block, len(source.blocks)):
@@ -104,13 +113,20 @@ def fine_tuned_discriminator(
     return discriminator
 
 
-def continued(task: Task) -> tuple[Generator, Discriminator]:
+def continued(task: Task, kind: BankKind) -> tuple[Generator, Discriminator]:
     """The pair of a finished transfer to the task's classes, of which G keeps the last bank alone.
 
     Raises:
-        UserError: the source's last bank, or its discriminator, is of other classes.
+        UserError: the source's last bank, or its discriminator, is of other classes, or the bank of another
+            kind.
     """
     source = task.given_source
+    if source.generator.last_bank.kind != kind:
+        raise UserError(
+            f"method.stage=finetune goes on with a finished transfer by the same method, and the classes of "
+            f"the source's last bank are {source.generator.last_bank.kind}, not {kind}: name another "
+            "--source, or another method."
+        )
     trained = {
         "the last bank of the source's generator": source.generator.last_bank.classes,
         "the source's discriminator": tuple(source.discriminator.classes),

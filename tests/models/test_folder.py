@@ -11,6 +11,7 @@ import torch
 from cgt.errors import UserError
 from cgt.models.folder import load_generator, load_model, save_model
 from tests import tiny
+from tests.transfer.methods import make
 
 
 @pytest.fixture(params=[tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per layer", "hierarchical"])
@@ -27,6 +28,15 @@ def test_loading_gives_back_every_tensor(folder: Path) -> None:
     save_model(folder.with_name("again"), generator, discriminator, provenance={"step": 3})
     for file in ("generator.safetensors", "discriminator.safetensors", "config.json"):
         assert (folder.with_name("again") / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_loading_a_mined_bank_draws_nothing(tmp_path: Path) -> None:
+    source = tiny.source(tiny.PER_LAYER).generator
+    source.append(make("minegan", tiny.PER_LAYER).networks()[0].last_bank.stored())
+    save_model(tmp_path / "model", source.eval(), provenance={})
+    before = torch.get_rng_state()
+    load_generator(tmp_path / "model")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_loading_draws_nothing(folder: Path) -> None:
@@ -75,6 +85,31 @@ def test_a_damaged_config_is_named(folder: Path, damage: str) -> None:
         load_model(folder)
     assert words in str(caught.value)
     assert any(rule in str(caught.value) for rule in ("does not describe a model", "does not hold the model"))
+
+
+STEERED = {
+    "an option that there is not": (nested("banks", 1, "options", "x", value=1), "x: Extra inputs"),
+    "no stages": (nested("banks", 1, "options", "stages", value=[]), "stages: "),
+    "a fraction of an iteration": (nested("banks", 1, "options", "iterations", value=1.5), "iterations: "),
+    "a text for a number": (nested("banks", 1, "options", "prior", value="x"), "prior: "),
+    "an output beyond the last": (nested("banks", 1, "options", "targets", value=[0, 1, 9]), "[0, 1, 9]"),
+    "options of plain tables": (nested("banks", 0, "options", value={"x": 1}), "has no options"),
+}
+
+
+@pytest.mark.parametrize("damage", STEERED)
+def test_damaged_options_of_a_bank_are_named(damage: str, tmp_path: Path) -> None:
+    generator, _ = make("ppgn", tiny.PER_LAYER).networks()
+    source = tiny.source(tiny.PER_LAYER).generator
+    source.append(generator.last_bank.stored())
+    save_model(tmp_path / "model", source.eval(), provenance={})
+    change, words = STEERED[damage]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    change(config)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="does not describe a model") as caught:
+        load_model(tmp_path / "model")
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("folder", [tiny.PER_LAYER], ids=["per layer"], indirect=True)

@@ -16,7 +16,7 @@ TERMS = ["pixels", "perceptual", "earth_mover", "weight_decay"]
 
 
 def test_pictures_are_reproduced_better_and_better() -> None:
-    _, losses = trained(make("bsa-supervised", tiny.PER_LAYER), steps=60)
+    _, losses = trained(make("bsa-supervised", tiny.PER_LAYER), steps=40)
     assert list(losses[0]) == TERMS
     start, end = (sum(record["pixels"] for record in part) for part in (losses[:5], losses[-5:]))
     assert end < 0.9 * start

@@ -1,6 +1,7 @@
 """What every transfer method must hold; a new file in cgt/transfer/ is tested on arrival."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,20 @@ from tests.transfer.methods import make, trained
 FINE_TUNED = ("cgantransfer", "minegan")
 METHODS = [*catalog.names("cgt.transfer"), *(f"{name} finetune" for name in FINE_TUNED)]
 """Every method, and the second stages of those that have one."""
+TRAINED = {
+    "bsa": r"banks\.1\.",
+    "bsa-supervised": r"banks\.1\.",
+    "cgantransfer": r"banks\.1\.(prior|scores|residuals|latent)",
+    "cgantransfer finetune": r"(?!banks)|banks\.0\.(residuals|latent)",
+    "freezed": "",
+    "gefilter": r"(linear|blocks\.0|banks)\.|.*reparametrisation|attention\.0\.",
+    "minegan": r"banks\.1\.miners\.",
+    "minegan finetune": "",
+    "ppgn": r"banks\.1\.(classifier|log_temperature)",
+    "scratch": "",
+    "transfergan": "",
+}
+"""Which parameters of G each method trains: those that such an expression finds."""
 BOTH = pytest.mark.parametrize(
     "config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"]
 )
@@ -43,10 +58,10 @@ def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
     assert all(math.isfinite(value) for record in losses for value in record.values())
     if not method.keeps_old_classes:
         assert len(trainer.generator.banks) == 1
-    said = {id(p) for group in method.trainable(trainer.generator, 1.0) for p in group.parameters}
     for key, parameter in trainer.generator.named_parameters():
-        assert torch.equal(parameter, before[key]) == (id(parameter) not in said), key
-        assert parameter.requires_grad == (id(parameter) in said), key
+        trains = re.match(TRAINED.get(name, ""), key) is not None
+        assert torch.equal(parameter, before[key]) != trains, key
+        assert parameter.requires_grad == trains, key
     fixed = {
         id(t)
         for part in method.frozen(trainer.discriminator)
@@ -116,8 +131,8 @@ def test_its_saved_model_makes_the_new_classes_and_old_ones_to_the_bit_where_pro
     name: str, config: GeneratorConfig, tmp_path: Path
 ) -> None:
     method = make(name, config)
-    trainer, _ = trained(method, steps=3)
     save_model(tmp_path / "source", method.task.given_source.generator, provenance={})
+    trainer, _ = trained(method, steps=3)
     save_model(tmp_path / "extended", snapshot(trainer), provenance={})
     source, extended = load_generator(tmp_path / "source"), load_generator(tmp_path / "extended")
     assert extended.classes[-3:] == list(tiny.NEW)
@@ -161,16 +176,9 @@ def test_an_extended_model_can_be_extended_again_and_every_earlier_class_stays(
 
 
 @pytest.mark.parametrize("start", ["nearest", "nearest-soft", "orthogonal", "normal", "uniform", "official"])
-@pytest.mark.parametrize("prior", ["tunable", "frozen"])
 @pytest.mark.parametrize("residuals", [True, False])
-@pytest.mark.parametrize("scores", ["per-site", "shared"])
-def test_every_combination_of_cgantransfer_options_trains(
-    start: str, prior: str, residuals: bool, scores: str
-) -> None:
-    method = make(
-        "cgantransfer", tiny.PER_LAYER, start=start, prior=prior, residuals=residuals, scores=scores
-    )
-    _, losses = trained(method)
+def test_cgantransfer_trains_from_every_start(start: str, residuals: bool) -> None:
+    _, losses = trained(make("cgantransfer", tiny.PER_LAYER, start=start, residuals=residuals), steps=1)
     assert ("residual_l2" in losses[0]) == residuals
     assert losses[0]["score_l1"] > 0
 

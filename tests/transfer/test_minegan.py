@@ -92,8 +92,19 @@ def test_fine_tuning_begins_with_the_finished_miners() -> None:
 
 
 def test_fine_tuning_refuses_another_transfers_classes() -> None:
-    with pytest.raises(UserError, match=r"last bank .* is of ant, bee, cat, dog, and the data of elk"):
-        make("minegan", tiny.PER_LAYER, stage="finetune").networks()
+    method = make("minegan finetune", tiny.PER_LAYER)
+    object.__setattr__(method.task, "classes", ("hen", "ibis"))
+    with pytest.raises(UserError, match=r"last bank .* is of elk, fox, gnu, and the data of hen, ibis"):
+        method.networks()
+
+
+@pytest.mark.parametrize(("first", "then"), [("minegan", "cgantransfer"), ("cgantransfer", "minegan")])
+def test_fine_tuning_refuses_another_methods_bank(first: str, then: str) -> None:
+    source = make(f"{first} finetune", tiny.PER_LAYER).task.given_source
+    method = make(then, tiny.PER_LAYER, stage="finetune")
+    object.__setattr__(method.task, "source", source)
+    with pytest.raises(UserError, match=r"by the same method, and the classes of .* are (mined|tables), not"):
+        method.networks()
 
 
 @pytest.mark.parametrize("name", ["cgantransfer", "bsa", "transfergan", "minegan", "ppgn"])
@@ -101,5 +112,5 @@ def test_mined_classes_are_refused_as_a_prior(name: str) -> None:
     generator = snapshot(trained(make("minegan", tiny.PER_LAYER))[0])
     method = make(name, tiny.PER_LAYER, ("hen", "ibis"))
     object.__setattr__(method.task.given_source, "generator", generator)
-    with pytest.raises(UserError, match=r"elk, fox, gnu are mined anew for every z .*cgt banks remove"):
+    with pytest.raises(UserError, match="elk, fox, gnu are mined anew for every z, and have no"):
         method.networks()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cgt import catalog
 from cgt.errors import UserError
+from cgt.models.classifier import Classifier
 
 PACKAGE = "cgt.metrics.features"
 STANDARD = "inception-tf"
@@ -39,6 +40,8 @@ class FeatureExtractor(nn.Module):
         has_logits: whether it has a classifier.
     """
 
+    classifier: Classifier | None
+    """Of pictures in [-1, 1], where the extractor is one."""
     sha256: str
     """Of the weights file, hexadecimal: with the name it says which features a score is about."""
 
@@ -58,6 +61,7 @@ class FeatureExtractor(nn.Module):
         self.resolution = resolution
         self.has_logits = has_logits
         self.sha256 = ""
+        self.register_module("classifier", None)
 
     @property
     def device(self) -> torch.device:

@@ -53,25 +53,27 @@ class SmallCnn(FeatureExtractor):
         widths: channels of each stage; every stage but the last halves the size.
     """
 
+    classifier: Classifier
+
     def __init__(self, classes: tuple[str, ...], resolution: int, widths: tuple[int, ...]) -> None:
         super().__init__(NAME, widths[-1], classes=classes, resolution=resolution, has_logits=True)
         self.widths = widths
-        self.network = Classifier(widths, len(classes))
+        self.classifier = Classifier(widths, len(classes))
 
     def forward(self, x_N3HW: Tensor) -> Features:
         """Features of uint8 RGB pictures; in training mode with gradient to the weights."""
-        pooled_NC = self.network.features(images.to_float(x_N3HW))
-        return Features(pooled_NC, self.network.classifier(pooled_NC))
+        pooled_NC = self.classifier.features(images.to_float(x_N3HW))
+        return Features(pooled_NC, self.classifier.classifier(pooled_NC))
 
     def maps(self, x_N3HW: Tensor) -> Iterator[Tensor]:
         """What the stages make of pictures in [-1, 1]."""
-        return self.network.maps(x_N3HW)
+        return self.classifier.maps(x_N3HW)
 
 
 def save(folder: Path, extractor: SmallCnn, description: CnnDescription) -> None:
     """Write the extractor's folder whole, replacing what is there."""
     with files.replacing_folder(folder) as temporary:
-        save_file(extractor.network.state_dict(), temporary / WEIGHTS)
+        save_file(extractor.classifier.state_dict(), temporary / WEIGHTS)
         head = {"format_version": FORMAT, "extractor": NAME, "sha256": files.sha256(temporary / WEIGHTS)}
         files.write_json(temporary / CONFIG, head | description.model_dump(mode="json"))
 
@@ -105,7 +107,7 @@ def load(source: Path | None) -> SmallCnn:
         if files.sha256(source / WEIGHTS) != digest:
             raise ValueError(f"the SHA-256 of {WEIGHTS} is not the one in {CONFIG}")
         extractor = SmallCnn(description.classes, description.resolution, description.widths)
-        extractor.network.load_state_dict(load_file(source / WEIGHTS))
+        extractor.classifier.load_state_dict(load_file(source / WEIGHTS))
     except (OSError, ValueError, RuntimeError, ValidationError, safetensors.SafetensorError) as error:
         raise UserError(f"the feature extractor in {source} is damaged ({error}): train it again.") from error
     extractor.frozen(digest)
