@@ -151,7 +151,7 @@ sys.exit(cli.main(["wait"]))
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=120) == 130
         assert process.stderr.read() == "interrupted\n"
 
 

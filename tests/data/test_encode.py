@@ -150,6 +150,6 @@ def test_no_worker_outlives_the_process_that_started_it(way: str) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", STOPPED, way], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )
-    _, said = child.communicate(timeout=60)  # not before the last process has closed its stderr
+    _, said = child.communicate(timeout=240)  # not before the last process has closed its stderr
     assert child.returncode == -(signal.SIGINT if way == "group" else signal.SIGKILL)
     assert said.count("Traceback") == (way == "group")

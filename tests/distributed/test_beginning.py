@@ -82,7 +82,7 @@ def test_what_can_not_train_together_is_refused_before_the_pictures_are_opened(
 
 
 def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
-    ((first, said), (second, silent)) = start([*PRETRAIN, "timeout=4"], [tmp_path] * 2, absent=1)
+    ((first, said), (second, silent)) = start([*PRETRAIN, "timeout=12"], [tmp_path] * 2, absent=1)
     assert (first, second) == (1, 1)
     assert said.startswith("error: rank 2 of 3 did not come to")
     assert not silent

@@ -102,12 +102,9 @@ def test_its_discriminator_is_regularised_by_feedback_or_that_is_refused_where_i
     assert losses[1]["lecam"] > 0
 
 
-@BOTH
 @pytest.mark.parametrize("name", METHODS)
-def test_it_goes_on_from_a_saved_state_to_the_same_bits(
-    name: str, config: GeneratorConfig, tmp_path: Path
-) -> None:
-    method = make(name, config)
+def test_it_goes_on_from_a_saved_state_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    method, config = make(name, tiny.HIERARCHICAL), tiny.HIERARCHICAL
     trainer = build_trainer(tiny.transfer_config(method.config, steps=3), method, World(cpu=True))
     pictures = tiny.MemoryPictures(method.task.classes)
     batches = pictures.batches(8, seed=0)
