@@ -76,9 +76,7 @@ class SteeredBank(LatentBank):
         self.log_temperature = nn.Parameter(torch.zeros(()))
         """Logits are divided by its exponential."""
         self.vectors_SQ: Tensor
-        self.output_M: Tensor
         self.register_buffer("vectors_SQ", torch.zeros(source_classes, space))
-        self.register_buffer("output_M", torch.tensor(targets), persistent=False)
 
     def options(self) -> dict[str, Any]:
         """Sizes of the class space and of the classifier, and how h moves."""
@@ -93,6 +91,11 @@ class SteeredBank(LatentBank):
             "step": self.step,
             "prior": self.prior,
         }
+
+    @property
+    def output_M(self) -> Tensor:
+        """The classifier's output of each class, int64."""
+        return torch.tensor(self.targets, device=self.mean_Q.device)
 
     @torch.no_grad()
     def take(self, space: ClassSpace, tables: ClassTables) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from cgt.errors import UserError
 from cgt.models.folder import load_generator, load_model, save_model
+from cgt.models.steered import SteeredBank
 from tests import tiny
 from tests.transfer.methods import make
 
@@ -85,6 +86,15 @@ def test_a_damaged_config_is_named(folder: Path, damage: str) -> None:
         load_model(folder)
     assert words in str(caught.value)
     assert any(rule in str(caught.value) for rule in ("does not describe a model", "does not hold the model"))
+
+
+def test_a_steered_bank_is_read_with_the_outputs_of_its_classes(tmp_path: Path) -> None:
+    source = tiny.source(tiny.PER_LAYER).generator
+    source.append(make("ppgn", tiny.PER_LAYER).networks()[0].last_bank.stored())
+    save_model(tmp_path / "model", source.eval(), provenance={})
+    bank = load_generator(tmp_path / "model").last_bank
+    assert isinstance(bank, SteeredBank)
+    assert bank.output_M.tolist() == [0, 1, 2]
 
 
 STEERED = {
