@@ -93,7 +93,7 @@ class SteeredBank(LatentBank):
         }
 
     @property
-    def output_M(self) -> Tensor:
+    def class_outputs(self) -> Tensor:
         """The classifier's output of each class, int64."""
         return torch.tensor(self.targets, device=self.mean_Q.device)
 
@@ -126,7 +126,7 @@ class SteeredBank(LatentBank):
                 h_NH = h_NH.detach().requires_grad_()
                 latents = self.joined(h_NH[:, :dim_z], h_NH[:, dim_z:], trunk)
                 x_N3RR = trunk.draw(self, latents, y_N)
-                total = self.log_probability(x_N3RR, self.output_M[y_N]).sum()
+                total = self.log_probability(x_N3RR, self.class_outputs[y_N]).sum()
                 (slope_NH,) = torch.autograd.grad(total, h_NH)
                 delta_NH = slope_NH - self.prior * h_NH
                 length_N1 = delta_NH.abs().mean(1, keepdim=True).clamp_min(1e-12)

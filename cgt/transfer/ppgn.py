@@ -101,7 +101,7 @@ class PPGN(SupervisedExtension[PPGNConfig]):
     ) -> Mapping[str, Tensor]:
         """The cross-entropy of the classes of real pictures, and of old ones as a class of their own."""
         bank = cast(SteeredBank, generator.last_bank)
-        output_n = bank.output_M[batch.y_n]
+        output_n = bank.class_outputs[batch.y_n]
         if self._given is not None:
             return {"cross_entropy": -bank.log_probability(batch.x_n3RR, output_n).mean()}
         with torch.no_grad():

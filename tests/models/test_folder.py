@@ -94,7 +94,7 @@ def test_a_steered_bank_is_read_with_the_outputs_of_its_classes(tmp_path: Path) 
     save_model(tmp_path / "model", source.eval(), provenance={})
     bank = load_generator(tmp_path / "model").last_bank
     assert isinstance(bank, SteeredBank)
-    assert bank.output_M.tolist() == [0, 1, 2]
+    assert bank.class_outputs.tolist() == [0, 1, 2]
 
 
 STEERED = {

@@ -29,7 +29,7 @@ def probability(generator: Generator, z_NZ: torch.Tensor, y_N: torch.Tensor) -> 
     bank = generator.last_bank
     assert isinstance(bank, SteeredBank)
     x = generator(z_NZ, y_N + generator.first_of_last_bank)
-    return float(bank.log_probability(x, bank.output_M[y_N]).mean())
+    return float(bank.log_probability(x, bank.class_outputs[y_N]).mean())
 
 
 @BOTH
@@ -93,7 +93,7 @@ def given(classes: tuple[str, ...], resolution: int = tiny.RESOLUTION) -> Method
 def test_a_given_classifier_stays_as_it_is_but_for_its_temperature_and_serves_by_name() -> None:
     method = given(("gnu", "yak", "fox", "elk"))
     bank = method.networks()[0].last_bank
-    assert bank.output_M.tolist() == [3, 2, 0]
+    assert bank.class_outputs.tolist() == [3, 2, 0]
     before = {key: value.clone() for key, value in bank.classifier.state_dict().items()}
     trainer, _ = trained(method)
     after = trainer.generator.last_bank
