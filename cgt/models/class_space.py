@@ -72,8 +72,11 @@ class LatentBank(Bank):
         self.register_buffer("spread_Q", torch.ones(space))
 
     @torch.no_grad()
-    def take(self, space: ClassSpace, tables: ClassTables) -> None:
-        """Take the source's projections, and the mean and spread of its classes' vectors."""
+    def take(self, space: ClassSpace, tables: ClassTables, first: Bank) -> None:
+        """Take the source's projections, the mean and spread of its classes' vectors, and the running
+        statistics of its first bank to begin with.
+        """
+        self.statistics.load_state_dict(first.statistics.state_dict())
         for own, of_class, of_latent in (
             (self.latent_scale, space.of_scale, tables.latent_scale),
             (self.latent_shift, space.of_shift, tables.latent_shift),

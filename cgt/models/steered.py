@@ -98,9 +98,9 @@ class SteeredBank(LatentBank):
         return torch.tensor(self.targets, device=self.mean_Q.device)
 
     @torch.no_grad()
-    def take(self, space: ClassSpace, tables: ClassTables) -> None:
+    def take(self, space: ClassSpace, tables: ClassTables, first: Bank) -> None:
         """Take the source's projections, and its classes as points where h may start."""
-        super().take(space, tables)
+        super().take(space, tables, first)
         self.vectors_SQ.copy_((space.vectors_SQ - self.mean_Q) / self.spread_Q)
 
     def log_probability(self, x_N3RR: Tensor, output_N: Tensor) -> Tensor:
@@ -121,12 +121,13 @@ class SteeredBank(LatentBank):
         low_Q, high_Q = self.vectors_SQ.amin(0), self.vectors_SQ.amax(0)
         limit_Z = low_Q.new_full((dim_z,), LATENT_RANGE)
         low_H, high_H = torch.cat([-limit_Z, low_Q]), torch.cat([limit_Z, high_Q])
+        output_N = self.class_outputs[y_N]
         with torch.enable_grad(), full_precision(h_NH):
             for _ in range(self.iterations):
                 h_NH = h_NH.detach().requires_grad_()
                 latents = self.joined(h_NH[:, :dim_z], h_NH[:, dim_z:], trunk)
                 x_N3RR = trunk.draw(self, latents, y_N)
-                total = self.log_probability(x_N3RR, self.class_outputs[y_N]).sum()
+                total = self.log_probability(x_N3RR, output_N).sum()
                 (slope_NH,) = torch.autograd.grad(total, h_NH)
                 delta_NH = slope_NH - self.prior * h_NH
                 length_N1 = delta_NH.abs().mean(1, keepdim=True).clamp_min(1e-12)

@@ -13,18 +13,16 @@ spreads of the source's class vectors from their mean, so that mining starts amo
 
 from typing import cast
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from cgt import rng
 from cgt.models.biggan import Discriminator, Generator
-from cgt.models.class_space import class_space
 from cgt.models.mined import MinedBank
 from cgt.models.norm import Bank
 from cgt.training.losses import softplus_discriminator, softplus_generator
 from cgt.transfer.extension import StagedConfig, StagedExtension
-from cgt.transfer.starting import fine_tuned_discriminator, source_tables
+from cgt.transfer.starting import fine_tuned_discriminator, source_space
 
 
 class MineGANConfig(StagedConfig):
@@ -50,9 +48,7 @@ class MineGAN(StagedExtension[MineGANConfig]):
 
     def new_bank(self, generator: Generator) -> Bank:
         """Random miners, over the source's classes."""
-        tables = source_tables(generator)
-        of_source = self.task.given_source.generator
-        space = class_space([cast(Bank, bank) for bank in of_source.banks], tables)
+        space, tables = source_space(self.task, generator)
         with rng.seeded_globally(self.task.seed, "miners"):
             bank = MinedBank(
                 self.task.classes,
@@ -63,11 +59,9 @@ class MineGAN(StagedExtension[MineGANConfig]):
                 dim_z=generator.dim_z,
                 depth=self.config.depth,
             )
-        bank.take(space, tables)
+        bank.take(space, tables, cast(Bank, generator.banks[0]))
         bank.requires_grad_(False)
         bank.miners.requires_grad_(True)
-        with torch.no_grad():
-            bank.statistics.load_state_dict(cast(Bank, generator.banks[0]).statistics.state_dict())
         return bank
 
     def discriminator_loss(self, real_N: Tensor, fake_N: Tensor) -> Tensor:

@@ -19,12 +19,11 @@ from cgt import rng
 from cgt.errors import UserError
 from cgt.images import to_float
 from cgt.models.biggan import Generator
-from cgt.models.class_space import class_space
 from cgt.models.classifier import Classifier, widths
 from cgt.models.norm import Bank
 from cgt.models.steered import SteeredBank
 from cgt.transfer.base import MethodConfig, Task
-from cgt.transfer.starting import source_tables
+from cgt.transfer.starting import source_space
 from cgt.transfer.supervised import SupervisedBatch, SupervisedExtension
 
 
@@ -56,9 +55,7 @@ class PPGN(SupervisedExtension[PPGNConfig]):
 
     def new_bank(self, generator: Generator) -> Bank:
         """The classifier, given or fresh, over the source's classes."""
-        tables = source_tables(generator)
-        of_source = self.task.given_source.generator
-        space = class_space([cast(Bank, bank) for bank in of_source.banks], tables)
+        space, tables = source_space(self.task, generator)
         n_source, size = space.vectors_SQ.shape
         given, names = self._given or (None, self.task.classes)
         stages = given.widths if given else widths(generator.resolution)
@@ -77,8 +74,7 @@ class PPGN(SupervisedExtension[PPGNConfig]):
                 step=self.config.step,
                 prior=self.config.prior,
             )
-        bank.take(space, tables)
-        bank.statistics.load_state_dict(cast(Bank, generator.banks[0]).statistics.state_dict())
+        bank.take(space, tables, cast(Bank, generator.banks[0]))
         bank.requires_grad_(False)
         bank.log_temperature.requires_grad_(True)
         if given:

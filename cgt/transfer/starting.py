@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cgt.errors import UserError
 from cgt.models.biggan import Discriminator, Generator
+from cgt.models.class_space import ClassSpace, class_space
 from cgt.models.naming import BankKind
 from cgt.models.norm import Bank, ClassBank, ClassTables, EmbeddedBank, tables_of_all
 from cgt.transfer.base import Task
@@ -26,6 +27,16 @@ def source_tables(generator: Generator) -> ClassTables:
     """
     require_tables(generator)
     return tables_of_all([cast(Bank, bank) for bank in generator.banks])
+
+
+def source_space(task: Task, folded: Generator) -> tuple[ClassSpace, ClassTables]:
+    """The class space of the task's source, and the tables of all its classes.
+
+    Raises:
+        UserError: as `require_tables` does.
+    """
+    tables = source_tables(folded)
+    return class_space([cast(Bank, bank) for bank in task.given_source.generator.banks], tables), tables
 
 
 def require_tables(generator: Generator) -> None:
