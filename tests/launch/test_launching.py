@@ -98,7 +98,7 @@ def test_stdout_is_that_of_rank_0(run, capfd) -> None:
 
 @pytest.mark.parametrize("code", [1, 2, 75])
 def test_the_exit_code_is_that_of_the_first_rank_to_fail(run, code: int) -> None:
-    assert run(f"((RANK)) && exit {code}; sleep 0.2; exit 9") == code
+    assert run(f"((RANK)) && exit {code}; trap 'exit 9' TERM; while :; do sleep 0.1; done") == code
 
 
 def test_when_a_rank_fails_the_others_are_ended_even_if_they_ignore_it(run) -> None:
