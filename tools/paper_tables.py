@@ -89,6 +89,11 @@ class Table(Section):
             raise ValueError("every column needs configs where the table has none")
         return self
 
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether there are numbers of the paper to compare with."""
+        return any(row.paper for row in self.rows)
+
     def config(self, config: str, column: Column, scale: Scale) -> str | None:
         """The name of a row's config in a column; None where the scale has no such column."""
         template = (column.configs or self.configs or {}).get(scale)
@@ -171,14 +176,15 @@ class Report:
         return written
 
     def markdown(self) -> str:
-        """The table: mean ± standard deviation over the seeds, and the paper's number in brackets."""
+        """The table: mean ± standard deviation over the seeds, and the paper's, if any, in brackets."""
         names = [column.name for _, column in self._columns] + [self.table.mean or ""] * bool(self.table.mean)
         lines = [f"| {' | '.join(['', *names])} |", f"|---|{'---|' * len(names)}"]
         for row in self.table.rows:
             lines.append(f"| {' | '.join([row.name, *self._cells(row)])} |")
         over = f"Mean ± standard deviation over {self.seeds} seeds" if self.seeds > 1 else "One seed"
-        about = [f"{over}; in brackets the paper's number.", *self.preface, *self.table.notes]
-        if self.scale == "shapes":
+        beside = "; in brackets the paper's number" if self.table.of_the_paper else ""
+        about = [f"{over}{beside}.", *self.preface, *self.table.notes]
+        if self.scale == "shapes" and self.table.of_the_paper:
             about.insert(1, "These are drawn shapes, the paper's are photographs: only the order compares.")
         about += [f"Failed: {failure}" for failure in self.failures]
         return "\n".join([f"# {self.table.title}", "", *lines, "", *(f"* {line}" for line in about), ""])
@@ -201,7 +207,8 @@ class Report:
         ours = format(statistics.fmean(values), form) if values else "failed"
         spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
         missing = f" [{len(values)} of {self.seeds} seeds]" if 0 < len(values) < self.seeds else ""
-        return f"{ours}{spread}{missing} ({'-' if paper is None else format(paper, form)})"
+        beside = f" ({'-' if paper is None else format(paper, form)})" if self.table.of_the_paper else ""
+        return f"{ours}{spread}{missing}{beside}"
 
     def _values(self, row: Row, column: Column) -> dict[int, float]:
         """By seed."""

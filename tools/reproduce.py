@@ -51,6 +51,8 @@ def reproduce(options: argparse.Namespace) -> int:
     known = TABLES / f"{options.table}.yaml"
     table = load(Table, str(known if known.is_file() else options.table))
     runs = table.runs(scale, options.seeds)
+    if not runs:
+        raise UserError(f"no column of {options.table} has configs for --scale {scale}.")
     inputs, features, images = {}, options.features, options.images
     overrides = list(options.set)
     if scale == "paper":

@@ -66,12 +66,13 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
-def test_the_rows_of_every_table_name_shipped_configs_at_both_scales(file: Path) -> None:
+def test_the_rows_of_every_table_name_shipped_configs(file: Path) -> None:
     table = load(Table, str(file))
     for scale in get_args(Scale):
         named = {run.config for run in table.runs(scale, 1)}
-        assert named
+        assert named or not table.of_the_paper
         assert not named - set(shipped())
+    assert table.runs("shapes", 1)
 
 
 def test_the_paper_s_means_are_those_of_its_numbers() -> None:
@@ -99,6 +100,14 @@ def test_ours_stand_beside_the_paper_s(quick: Quick) -> None:
         ("0", "20", "40.0"),
         ("0", "30", "30.0"),
     ]
+
+
+def test_a_table_that_the_paper_does_not_have_shows_ours_alone(quick: Quick) -> None:
+    assert quick(AFTER) == 0
+    text = (quick.out / "table.md").read_text()
+    assert "| BSA | 31.00 ± 0.71 |" in text
+    assert "in brackets" not in text
+    assert "photographs" not in text
 
 
 def test_what_chooses_a_model_is_not_what_it_is_reported_by(quick: Quick) -> None:
@@ -200,6 +209,11 @@ def test_the_paper_s_scale_asks_for_all_that_is_missing_at_once(refused: Callabl
         assert missing in message
     assert "--data places365=..." not in message
     assert "--source" not in message.replace("--source anywhere", "")
+
+
+def test_a_scale_that_a_table_does_not_have_is_refused(refused: Callable[..., str]) -> None:
+    message = refused("beyond", "--scale", "paper")
+    assert "no column of beyond has configs for --scale paper" in message
 
 
 def test_shards_and_a_source_that_are_not_there_are_told_before_any_work(
