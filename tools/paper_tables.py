@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from cgt.config import Section
+from cgt.config import Section, read, shipped
 from cgt.files import replacing_file, write_text
 
 Scale = Literal["paper", "shapes"]
@@ -46,9 +47,10 @@ class Row(Section):
 
 @dataclass(frozen=True)
 class Run:
-    """A training that the table needs."""
+    """A training that the table needs. Tables share it where their configs say the same."""
 
     config: str
+    """The first shipped one that says it."""
     seed: int
     after: str | None = None
     """The config of the run that is its source."""
@@ -94,10 +96,14 @@ class Table(Section):
         """Whether there are numbers of the paper to compare with."""
         return any(row.paper for row in self.rows)
 
-    def config(self, config: str, column: Column, scale: Scale) -> str | None:
-        """The name of a row's config in a column; None where the scale has no such column."""
-        template = (column.configs or self.configs or {}).get(scale)
-        return template and template.format(config)
+    def config(self, config: str, column: Column, scale: Scale) -> str:
+        """The name of a row's config in a column, which the scale must have."""
+        return ((column.configs or self.configs or {})[scale]).format(config)
+
+    def run(self, config: str, column: Column, scale: Scale, seed: int, after: str | None = None) -> Run:
+        """The training behind a row's number in a column, which the scale must have."""
+        of_source = None if after is None else first_alike(self.config(after, column, scale))
+        return Run(first_alike(self.config(config, column, scale)), seed, of_source)
 
     def at(self, scale: Scale) -> list[tuple[int, Column]]:
         """The columns that there are at `scale`, with their places among all."""
@@ -112,15 +118,24 @@ class Table(Section):
         runs: dict[Run, None] = {}
         for _, column in self.at(scale):
             for row in self.rows:
-                name, after = (
-                    config and self.config(config, column, scale) for config in (row.config, row.after)
-                )
-                assert name is not None
                 for seed in range(seeds):
-                    if after is not None:
-                        runs.setdefault(Run(after, seed))
-                    runs.setdefault(Run(name, seed, after))
+                    if row.after is not None:
+                        runs.setdefault(self.run(row.after, column, scale, seed))
+                    runs.setdefault(self.run(row.config, column, scale, seed, row.after))
         return sorted(runs, key=lambda run: run.after is not None)
+
+
+@functools.cache
+def first_alike(config: str) -> str:
+    """The first shipped config of the same folder that says what `config` does, which may be itself."""
+    folder = config.rpartition("/")[0]
+    beside = (name for name in shipped() if name.rpartition("/")[0] == folder)
+    return next((name for name in beside if _said(name) == _said(config)), config)
+
+
+@functools.cache
+def _said(config: str) -> str:
+    return json.dumps(read(Section, config).values, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -217,8 +232,7 @@ class Report:
 
     def _scores(self, row: Row, column: Column, seed: int) -> dict[str, float] | None:
         def result(config: str) -> Result | None:
-            name = self.table.config(config, column, self.scale)
-            return self.results.get(Run(str(name), seed).name)
+            return self.results.get(self.table.run(config, column, self.scale, seed).name)
 
         own = result(row.config)
         if own is None or row.at_best_of is None:
@@ -231,7 +245,7 @@ class Report:
         lines: dict[tuple[str, str, int], dict[str, object]] = {}
         for row in self.table.rows:
             for _, column in self._columns:
-                config = str(self.table.config(row.config, column, self.scale))
+                config = self.table.config(row.config, column, self.scale)
                 for seed in range(self.seeds):
                     if scores := self._scores(row, column, seed):
                         key = row.name, config, seed

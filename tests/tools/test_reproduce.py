@@ -139,6 +139,17 @@ def test_nothing_is_done_twice_and_a_row_that_failed_goes_on(quick: Quick) -> No
     assert not quick.cgt.calls
 
 
+def test_configs_that_say_the_same_share_a_run(quick: Quick) -> None:
+    assert quick(AFTER) == 0
+    other = AFTER.replace("config: bsa", "config: bsa_5x25")  # what shapes/bsa says, too
+    assert quick(other) == 0
+    assert not quick.cgt.calls
+    bsa = next(line for line in quick.lines() if line["row"] == "BSA")
+    assert bsa["config"] == "shapes/bsa_5x25"
+    assert quick(AFTER.replace("config: bsa", "config: bsa_5x10")) == 0
+    assert len(quick.calls("transfer")) == 2
+
+
 def test_a_row_begins_at_the_finished_run_that_it_comes_after(quick: Quick) -> None:
     assert quick(AFTER) == 0
     sources = {
