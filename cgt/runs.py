@@ -35,8 +35,10 @@ MAY_CHANGE = ("strategy", "gradient_checkpointing", "timeout")
 VISIBLE_AFTER = 60.0
 """Seconds after which all machines see what one of them has written."""
 LOCK = ".lock"
+CONFIG = "config.yaml"
+"""The resolved config: what makes a folder a run folder."""
 ENTRIES = {
-    "config.yaml",
+    CONFIG,
     "provenance.json",
     "metrics.jsonl",
     "samples",
@@ -81,7 +83,7 @@ class RunFolder:
             UserError: naming what is in the way.
         """
         if resume:
-            if not (path / "config.yaml").is_file():
+            if not (path / CONFIG).is_file():
                 raise UserError(
                     f"there is no run in {path} to resume: start it without --resume, "
                     "or name the run with --run."
@@ -103,7 +105,7 @@ class RunFolder:
             )
         names = {entry.name for entry in path.iterdir()}
         strangers = sorted(name for name in names - ENTRIES if not name.startswith("."))
-        if strangers or not {"config.yaml", "provenance.json"} <= names:
+        if strangers or not {CONFIG, "provenance.json"} <= names:
             holds = f"holds {', '.join(strangers[:3])}" if strangers else "is not a run folder"
             raise UserError(f"{path} {holds}, so --overwrite does not clear it: name another with --run.")
 
@@ -123,7 +125,7 @@ class RunFolder:
                 path.replace(retired / "run")
             path.mkdir()
         run = cls(path)
-        write_text(path / "config.yaml", dump(config))
+        write_text(path / CONFIG, dump(config))
         write_json(path / "provenance.json", {**versions(), **provenance})
         shutil.rmtree(retired)
         return run
@@ -135,7 +137,7 @@ class RunFolder:
         Raises:
             UserError: the run was started with another config, other pictures or another source.
         """
-        saved, before = path / "config.yaml", _saved(path)
+        saved, before = path / CONFIG, _saved(path)
         then, now = (
             {key: value for key, value in values.items() if key not in MAY_CHANGE}
             for values in (_completed(before["config"], type(config)), yaml.safe_load(dump(config)))
@@ -164,7 +166,7 @@ class RunFolder:
         """
         # File systems over a network may say for a while that there is nothing.
         deadline = time.monotonic() + VISIBLE_AFTER
-        while not (path / "config.yaml").is_file():
+        while not (path / CONFIG).is_file():
             if time.monotonic() > deadline:
                 raise UserError(
                     f"{path.absolute()} is not there on {socket.gethostname()}, though rank 0 has made it: "
@@ -240,7 +242,7 @@ def _saved(path: Path) -> dict[str, Any]:
     """
     try:
         return {
-            "config": yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")),
+            "config": yaml.safe_load((path / CONFIG).read_text(encoding="utf-8")),
             "provenance": json.loads((path / "provenance.json").read_text(encoding="utf-8")),
         }
     except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:

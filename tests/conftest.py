@@ -1,11 +1,13 @@
 """What all tests share: one thread each, draws that repeat, nothing fetched."""
 
 import os
+import tempfile
 
 import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would fetch something fails instead
+os.environ["CGT_CACHE"] = tempfile.mkdtemp(prefix="cgt-tests-")  # nothing is left for the next test run
 torch.set_num_threads(1)
 
 

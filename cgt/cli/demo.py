@@ -81,8 +81,8 @@ def demo(
     results = out / "results"
     for run, classes in (("pretrain", "all"), *((method, "new") for method in METHODS)):
         evaluate(
-            out / run,
-            shards["reference"],
+            data=shards["reference"],
+            model=out / run,
             classes=classes,
             features=str(out / "features"),
             metrics=METRICS,

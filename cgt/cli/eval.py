@@ -1,21 +1,38 @@
 """`cgt eval`: how good a model's pictures are, against real ones of the same classes."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cgt import catalog
-from cgt.cli.options import LAUNCH, MODEL, OVERWRITE, PROCESSES, SEED
+from cgt.cli.options import LAUNCH, OVERWRITE, PROCESSES, SEED
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cgt.distributed import World
 METRIC_NAMES = ", ".join(catalog.names("cgt.metrics"))
 ARROWS = {"lower": "lower is better", "higher": "higher is better", "neither": ""}
 
+MEASURED = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A model folder, a run folder (its best, then latest, model), or pictures: shards, or a folder "
+        "of files with a subfolder for each class. It may be left out with --save-stats.",
+        show_default=False,
+    ),
+]
 DATA = Annotated[
-    str, typer.Option("--data", metavar="SHARDS", help="Real pictures: a shard folder or its URL.")
+    str,
+    typer.Option(
+        "--data",
+        metavar="SHARDS",
+        help="Real pictures: a shard folder or its URL, or a file that --save-stats wrote.",
+    ),
 ]
 CLASSES = Annotated[
     str,
@@ -38,7 +55,30 @@ WEIGHTS = Annotated[
     ),
 ]
 METRICS = Annotated[str, typer.Option(metavar="A,B", help=f"Any of {METRIC_NAMES}.")]
-IMAGES = Annotated[int, typer.Option(min=2, metavar="N", help="Pictures to generate.")]
+IMAGES = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        metavar="N",
+        help="Pictures to generate. [default: 5000; of a folder of pictures, all]",
+        show_default=False,
+    ),
+]
+SAVE_STATS = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-stats",
+        metavar="FILE",
+        help="Write the statistics of the real pictures, of which --data gives the Frechet distance without "
+        "them.",
+    ),
+]
+CACHE = Annotated[
+    bool,
+    typer.Option(
+        help="Keep the features of the real pictures in $CGT_CACHE or ~/.cache/cgt, for the next measurement."
+    ),
+]
 BATCH_SIZE = Annotated[
     int, typer.Option(min=1, metavar="N", help="Pictures at once; the scores don't depend on it.")
 ]
@@ -49,15 +89,17 @@ JSON = Annotated[
 
 
 def evaluate(
-    model: MODEL,
     data: DATA,
+    model: MEASURED = None,
     classes: CLASSES = "all",
     features: FEATURES = "inception-tf",
     weights: WEIGHTS = None,
     metrics: METRICS = "fid,kmmd",
-    images: IMAGES = 5000,
+    images: IMAGES = None,
     seed: SEED = 0,
     batch_size: BATCH_SIZE = 64,
+    save_stats: SAVE_STATS = None,
+    cache: CACHE = True,
     json: JSON = None,
     overwrite: OVERWRITE = False,
     processes: PROCESSES = None,
@@ -67,70 +109,72 @@ def evaluate(
 
     Scores compare only where features, data, classes and the number of pictures are the same.
     """
-    import contextlib
-    import itertools
-
     from rich.console import Console
 
     from cgt.launching import spread
 
     spread(processes, launch)
-    from cgt.cli.classes import chosen_classes
-    from cgt.data import DataConfig, open_pictures
+    from cgt.cli.measured import named, open_measured
     from cgt.distributed import launched_world
-    from cgt.files import put_json, refuse_existing, sha256
+    from cgt.errors import UserError
+    from cgt.files import put_json, refuse_existing
+    from cgt.metrics.feature_cache import FeatureCache, cache_folder
     from cgt.metrics.features import load_extractor
+    from cgt.metrics.statistics import open_reference, save_statistics
     from cgt.metrics.suite import Evaluator, directions
-    from cgt.models.folder import find_model, load_generator
-    from cgt.progress import steps_progress
-    from cgt.training.watchdog import Watch
+    from cgt.models.biggan import Generator
 
-    folder = find_model(model)
+    if model is None and save_stats is None:
+        raise UserError("name the MODEL to measure or, with --save-stats, a file for the data's statistics.")
+    if save_stats is not None and save_stats.suffix != ".safetensors":
+        raise UserError(f"--save-stats {save_stats}: statistics are written as FILE.safetensors.")
     to_stdout = json == Path("-")
-    if json is not None and not to_stdout:
-        refuse_existing(json, overwrite=overwrite, inputs=(folder, data, features, weights))
-    metric_names = [name.strip() for name in metrics.split(",")]
+    for output in (json, save_stats):
+        if output not in (None, Path("-")):
+            refuse_existing(output, overwrite=overwrite, inputs=(model, data, features, weights))
+    metric_names = [name.strip() for name in metrics.split(",")] if model is not None else []
     better = directions(metric_names)
     world = launched_world()
     with world.together():
-        generator = load_generator(folder).to(world.device)
-        names = chosen_classes(generator, classes)
-        pictures = open_pictures(DataConfig(shards=data, classes=tuple(names)))
-        extractor = load_extractor(features, None if weights is None else str(weights), world.device)
+        measured = None if model is None else open_measured(model)
+        names = measured.classes(classes) if measured else named(classes)
+        made = 0 if measured is None else measured.images(images, names)
         evaluator = Evaluator(
-            pictures,
-            extractor,
+            open_reference(data, names),
+            load_extractor(features, None if weights is None else str(weights), world.device),
             metric_names,
-            images,
+            made,
             seed,
             batch_size,
+            names,
             rank=world.rank,
             world=world.size,
             together=world.together,
+            cache=FeatureCache(cache_folder()) if cache else None,
         )
-    world.agree({"model": sha256(folder / "generator.safetensors"), "data": pictures.digest})
-    with Watch(world.aside(), unit="batch") as watch, contextlib.ExitStack() as shown:
-        advance, done = None, itertools.count(1)
-        if world.is_main:
-            batches = -(-evaluator.batches // world.size)
-            advance = shown.enter_context(
-                steps_progress(batches, 0, pictures_per_step=batch_size * world.size, task="measuring")
-            ).advance
-
-        def on_batch() -> None:
-            watch.reached(next(done))
-            if advance:
-                advance({})
-
-        scores = evaluator(generator, on_batch)
+    world.agree({"model": measured.digest if measured else "", "data": evaluator.digest})
+    with _measuring(world, evaluator.batches, batch_size) as on_batch:
+        if save_stats is not None:
+            statistics = evaluator.statistics(on_batch)
+        if measured is None:
+            scores = {}
+        elif isinstance(measured.it, Generator):
+            scores = evaluator(measured.it.to(world.device), on_batch)
+        else:
+            scores = evaluator.of_pictures(measured.it, on_batch)
     if not world.is_main:
         return
+    if save_stats is not None:
+        save_statistics(save_stats, *statistics)
+        Console(stderr=True).print(f"statistics of {evaluator.real_images:,} pictures: {save_stats}")
+    if measured is None:
+        return
     result = {
-        "model": str(folder),
-        "data": {"shards": data, "sha256": pictures.digest, "pictures": evaluator.real_images},
-        "classes": names,
-        "features": {"name": extractor.name, "sha256": extractor.sha256},
-        "images": images,
+        "model": str(measured.path),
+        "data": {"shards": data, "sha256": evaluator.digest, "pictures": evaluator.real_images},
+        "classes": list(evaluator.classes),
+        "features": {"name": evaluator.extractor.name, "sha256": evaluator.extractor.sha256},
+        "images": made,
         "seed": seed,
         "metrics": scores,
         "better": dict(better),
@@ -140,6 +184,34 @@ def evaluate(
         put_json(json, result)
 
 
+@contextmanager
+def _measuring(world: "World", batches: int, batch_size: int) -> Iterator[Callable[[], None]]:
+    """A block in which the ranks are watched over and rank 0 shows how far it is; yields what to call after
+    each batch.
+    """
+    import contextlib
+    import itertools
+
+    from cgt.progress import steps_progress
+    from cgt.training.watchdog import Watch
+
+    with Watch(world.aside(), unit="batch") as watch, contextlib.ExitStack() as shown:
+        done, advance = itertools.count(1), None
+        if world.is_main:
+            advance = shown.enter_context(
+                steps_progress(
+                    -(-batches // world.size), 0, pictures_per_step=batch_size * world.size, task="measuring"
+                )
+            ).advance
+
+        def on_batch() -> None:
+            watch.reached(next(done))
+            if advance:
+                advance({})
+
+        yield on_batch
+
+
 def _table(result: dict[str, Any]) -> "Table":
     """The scores, and what they are about."""
     from rich import box
@@ -147,8 +219,10 @@ def _table(result: dict[str, Any]) -> "Table":
     from rich.text import Text
 
     features = result["features"]
+    count = result["data"]["pictures"]
+    real = "an unknown number of" if count is None else f"{count:,}"
     caption = (
-        f"{result['images']:,} generated and {result['data']['pictures']:,} real pictures of "
+        f"{result['images']:,} generated and {real} real pictures of "
         f"{len(result['classes'])} classes; features: {features['name']} {features['sha256'][:12]}"
     )
     table = Table(

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from cgt import rng
-from cgt.data import DataConfig, Pictures, open_pictures
+from cgt.data import Pictures
 from cgt.distributed import World, launched_world
 from cgt.errors import UserError
+from cgt.metrics.feature_cache import FeatureCache, cache_folder
 from cgt.metrics.features.base import load_extractor
 from cgt.metrics.suite import Evaluator, lower_is_better
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
@@ -141,20 +142,15 @@ def _code() -> dict[str, str]:
 
 def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evaluation | None:
     """How the run is measured: the classes it trains, against `eval.data` or the training pictures."""
+    from cgt.metrics.statistics import open_reference
+
     config = settings.eval
     if config is None:
         return None
     lower = lower_is_better(config.best, config.metrics)
     extractor = load_extractor(config.features, config.weights, world.device)
     classes = pictures.classes if config.classes is None else config.classes
-    reference = (
-        pictures if config.data is None else open_pictures(DataConfig(shards=config.data, classes=classes))
-    )
-    if reference.resolution != pictures.resolution:
-        raise UserError(
-            f"eval.data {config.data} has pictures of {reference.resolution} px, and the run trains on "
-            f"{pictures.resolution} px: build it with --size {pictures.resolution}."
-        )
+    reference = pictures if config.data is None else open_reference(config.data, classes)
     # Other latents than `cgt eval` draws: what a model is reported by did not choose it.
     seed = rng.key(settings.seed, "choice of the best")
     measure = Evaluator(
@@ -168,5 +164,11 @@ def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evalua
         rank=world.rank,
         world=world.size,
         together=world.together,
+        cache=FeatureCache(cache_folder()) if config.cache else None,
     )
+    if measure.resolution not in (None, pictures.resolution):
+        raise UserError(
+            f"eval.data {config.data} has pictures of {measure.resolution} px, and the run trains on "
+            f"{pictures.resolution} px: build it with --size {pictures.resolution}."
+        )
     return Evaluation(measure, config.best, lower)

@@ -27,6 +27,8 @@ class Accuracy(FeatureMetric):
         classifier_index: the classifier's index of each class that the metric is built for.
     """
 
+    reference = "nothing"
+    labelled = True
     correct: Tensor
     total: Tensor
     classifier_index: Tensor

@@ -4,13 +4,16 @@ Shapes: N pictures, D features, K classes of the extractor's classifier.
 """
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from cgt.metrics.features.base import Features
+
+if TYPE_CHECKING:
+    from cgt.metrics.fid import Gaussian
 
 Better: TypeAlias = Literal["lower", "higher", "neither"]
 Scores: TypeAlias = Mapping[str, Better]
@@ -24,15 +27,24 @@ class FeatureMetric(Metric):  # type: ignore[misc]  # torchmetrics is read witho
     """
 
     full_state_update = False
+    reference: ClassVar[Literal["features", "moments", "nothing"]] = "features"
+    """What it needs of the real pictures: all their features, a gaussian, or nothing."""
+    labelled: ClassVar[bool] = False
+    """Whether it needs the class of each picture."""
 
     def update(self, features: Features, y_N: Tensor, *, real: bool) -> None:
         """Take in some pictures.
 
         Args:
             features: of the pictures.
-            y_N: int64 indices into the classes that the metric was built for.
+            y_N: int64 indices into the classes that the metric was built for; -1 for pictures without a
+                class, which a metric that is `labelled` never gets.
             real: whether the pictures are real or generated.
         """
+        raise NotImplementedError
+
+    def compare_with(self, real: "Gaussian") -> None:
+        """Take a gaussian in place of the features of real pictures, where `reference` is "moments"."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ Shapes: N real and M generated pictures, D features, R rows of a factor.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -50,6 +51,13 @@ class Gaussian:
         mean = sum_D / count
         return cls(mean, covariance_DD=(outer_DD - count * torch.outer(mean, mean)) / (count - 1))
 
+    def to(self, device: torch.device) -> "Gaussian":
+        """Itself on a device."""
+        covariance, factor = (
+            None if part is None else part.to(device) for part in (self.covariance_DD, self.factor_RD)
+        )
+        return Gaussian(self.mean_D.to(device), covariance, factor)
+
     def trace(self) -> Tensor:
         """tr(Sigma), ()."""
         return self.factor().square().sum() if self.covariance_DD is None else self.covariance_DD.trace()
@@ -70,7 +78,8 @@ def frechet_distance(real_ND: Tensor, fake_MD: Tensor) -> float:
     Raises:
         UserError: fewer than two rows in either.
     """
-    _require_two(len(real_ND), len(fake_MD))
+    _require_two("real", len(real_ND))
+    _require_two("generated", len(fake_MD))
     return frechet_distance_of_gaussians(Gaussian.of_samples(real_ND), Gaussian.of_samples(fake_MD))
 
 
@@ -103,9 +112,12 @@ class FrechetDistance(FeatureMetric):
         dim: D.
     """
 
+    reference = "moments"
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
+        self._given: Gaussian | None = None
         for side in ("real", "fake"):
             self.add_state(f"{side}_few", default=[], dist_reduce_fx="cat")
             self.add_state(f"{side}_count", default=torch.tensor(0), dist_reduce_fx="sum")
@@ -124,20 +136,27 @@ class FrechetDistance(FeatureMetric):
                 setattr(self, f"{side}_{name}", value)
             few[:] = [features.pooled_ND[:0]]
 
+    def compare_with(self, real: Gaussian) -> None:
+        """Take it in place of the real features."""
+        self._given = real
+
     def compute(self) -> dict[str, float]:
         """{"fid": at least 0, up to rounding}."""
-        _require_two(self._count("real"), self._count("fake"))
-        return {"fid": frechet_distance_of_gaussians(self._gaussian("real"), self._gaussian("fake"))}
+        real = self._given or self.gaussian("real")
+        return {"fid": frechet_distance_of_gaussians(real, self.gaussian("fake"))}
 
-    def _count(self, side: str) -> int:
-        return int(getattr(self, f"{side}_count")) + len(rows(getattr(self, f"{side}_few")))
+    def gaussian(self, side: Literal["real", "fake"]) -> Gaussian:
+        """Fitted to all features of one side.
 
-    def _gaussian(self, side: str) -> Gaussian:
-        few = rows(getattr(self, f"{side}_few"))
-        if getattr(self, f"{side}_count") == 0:
+        Raises:
+            UserError: fewer than two.
+        """
+        few, count = rows(getattr(self, f"{side}_few")), int(getattr(self, f"{side}_count"))
+        _require_two("real" if side == "real" else "generated", count + len(few))
+        if not count:
             return Gaussian.of_samples(few)
-        count, total, outer = self._sums(side)
-        return Gaussian.of_sums(int(count), total, outer)
+        pictures, total, outer = self._sums(side)
+        return Gaussian.of_sums(int(pictures), total, outer)
 
     def _sums(self, side: str) -> tuple[Tensor, Tensor, Tensor]:
         """Count, sum and sum of outer products of all of a side's features, those kept included."""
@@ -146,12 +165,9 @@ class FrechetDistance(FeatureMetric):
         return count + len(few), total + few.sum(0), outer.addmm(few.T, few)
 
 
-def _require_two(real: int, fake: int) -> None:
-    if min(real, fake) < 2:
-        raise UserError(
-            f"the Frechet distance needs 2 real and 2 generated pictures at least, not {real} and {fake}: "
-            "give more."
-        )
+def _require_two(kind: str, count: int) -> None:
+    if count < 2:
+        raise UserError(f"the Frechet distance needs 2 {kind} pictures at least, and has {count}: give more.")
 
 
 def build(extractor: FeatureExtractor, classes: Sequence[str]) -> FrechetDistance:

@@ -3,7 +3,7 @@
 Shapes: N pictures, Z latent size, R resolution, D features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,9 @@ from cgt.metrics.features.base import STANDARD, FeatureExtractor, Features
 if TYPE_CHECKING:  # torchmetrics takes seconds to import, and only whoever measures needs it
     from cgt.data import Pictures
     from cgt.metrics.base import FeatureMetric, Scores
+    from cgt.metrics.feature_cache import FeatureCache
+    from cgt.metrics.fid import Gaussian
+    from cgt.metrics.statistics import About, Statistics
 
 PACKAGE = "cgt.metrics"
 
@@ -28,7 +31,8 @@ class EvalConfig(Section):
     """How models are measured."""
 
     data: str | None = None
-    """Shards to compare with; None for the pictures that the run trains on."""
+    """Shards to compare with, or statistics that `cgt eval --save-stats` wrote; None for the pictures that
+    the run trains on."""
     features: str = STANDARD
     """Name of a feature extractor, or folder of one that `cgt features train` made."""
     weights: str | None = None
@@ -40,6 +44,8 @@ class EvalConfig(Section):
     """Classes to measure, given as in `data`; None for all of the data's."""
     batch_size: int = Field(default=64, ge=1)
     """Pictures at once. No score depends on it."""
+    cache: bool = True
+    """Keep the features of real pictures in $CGT_CACHE or ~/.cache/cgt, for later measurements."""
     best: str = "fid"
     """The score that chooses a run's best model."""
 
@@ -59,7 +65,7 @@ class EvalConfig(Section):
 
 
 class Sampler(Protocol):
-    """What is measured: a generator, or whatever else makes pictures of classes from noise."""
+    """A generator, or whatever else makes pictures of classes from noise."""
 
     training: bool
 
@@ -107,6 +113,28 @@ def lower_is_better(score: str, metrics: Sequence[str]) -> bool:
     return known[score] == "lower"
 
 
+class PictureSet(Protocol):
+    """Pictures that are measured as they are, such as `cgt.data.loose.LoosePictures`."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names; labels count along them. None, where the pictures have no classes."""
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """Pictures per class."""
+
+    @property
+    def resolution(self) -> int:
+        """R in pixels."""
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+
+    def once(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's part: uint8 (N, 3, R, R), and int64 labels (N,)."""
+
+
 class Evaluator:
     """Measures generators, one after the other, against the same pictures, whose features are taken once.
 
@@ -114,26 +142,27 @@ class Evaluator:
     share, and all return the same scores.
 
     Args:
-        pictures: the real ones.
+        reference: the real pictures, or what was saved of them.
         extractor: the features; generators must be on its device.
         metrics: names.
-        images: generated pictures, over all ranks.
+        images: generated pictures, over all ranks; of pictures that are there already, how many there are.
         seed: of the noise.
         batch_size: pictures at once.
-        classes: those to measure, as `class_names` takes them; None for all of the pictures'.
+        classes: those to measure, as `class_names` takes them; None for all of the reference's.
         rank: this process's number.
         world: the number of processes.
         together: makes a block that fails on all ranks if it fails on one, as `World.together` does: so none
             waits for the features of a rank that has none.
+        cache: where features of the real pictures are kept; None for nowhere.
 
     Raises:
-        UserError: no such metric, an extractor that does not suit one or is for another picture size, or
-            classes without pictures.
+        UserError: no such metric, an extractor that does not suit one or is for another picture size, classes
+            without pictures, or statistics that do not suit a metric, the extractor or the classes.
     """
 
     def __init__(
         self,
-        pictures: "Pictures",
+        reference: "Pictures | Statistics",
         extractor: FeatureExtractor,
         metrics: Sequence[str],
         images: int,
@@ -144,39 +173,60 @@ class Evaluator:
         rank: int = 0,
         world: int = 1,
         together: Callable[[], AbstractContextManager[None]] = nullcontext,
+        cache: "FeatureCache | None" = None,
     ) -> None:
-        self.pictures = pictures
+        from cgt.metrics.statistics import Statistics
+
+        self.digest = reference.digest
+        """SHA-256 of the real pictures or their statistics."""
         self.extractor = extractor
-        self.classes = pictures.classes if classes is None else class_names(classes)
         self.images = images
         self.seed = seed
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
         self.together = together
-        _require("the data has no pictures of", self.classes, pictures.classes)
-        if extractor.resolution not in (None, pictures.resolution):
+        self.cache = cache
+        self._statistics = reference if isinstance(reference, Statistics) else None
+        self._pictures = None if isinstance(reference, Statistics) else reference
+        about = reference.about if isinstance(reference, Statistics) else reference
+        known = () if about is None else about.classes
+        self.classes = known if classes is None else class_names(classes)
+        self.resolution = None if about is None else about.resolution
+        """R in pixels; None where nothing says it."""
+        if known:
+            _require("the data has no pictures of", self.classes, known)
+        if self.resolution is not None and extractor.resolution not in (None, self.resolution):
             raise UserError(
                 f"the extractor {extractor.name} was trained on pictures of {extractor.resolution} px, and "
-                f"the data has {pictures.resolution} px: take another extractor, or train one on this data "
+                f"the data has {self.resolution} px: take another extractor, or train one on this data "
                 "with `cgt features train`."
             )
         modules = [catalog.load(PACKAGE, name, kind="metric") for name in metrics]
         self._metrics: list[FeatureMetric] = [
             module.build(extractor, self.classes).to(extractor.device) for module in modules
         ]
+        self._names = tuple(metrics)
         self._real: tuple[Features, Tensor] | None = None
+        if self._statistics is not None:
+            self._compare_with(self._statistics)
+        elif cache is not None:
+            self._real = cache.load(self._facts(), extractor.device)
 
     @property
-    def real_images(self) -> int:
-        """The number of real pictures, over all ranks."""
-        counts = dict(zip(self.pictures.classes, self.pictures.counts, strict=True))
+    def real_images(self) -> int | None:
+        """The number of real pictures, over all ranks; None where nothing says it."""
+        if self._pictures is None:
+            assert self._statistics is not None, "there is one of the two"
+            return None if self._statistics.about is None else self._statistics.about.pictures
+        counts = dict(zip(self._pictures.classes, self._pictures.counts, strict=True))
         return sum(counts[name] for name in self.classes)
 
     @property
     def batches(self) -> int:
-        """Batches of the first measurement in one process; later ones make generated pictures alone."""
-        return -(-len(self.pictures) // self.batch_size) + -(-self.images // self.batch_size)
+        """Batches of the next measurement in one process: of real pictures until their features are known."""
+        real = 0 if self._real is not None or self._pictures is None else len(self._pictures)
+        return -(-real // self.batch_size) + -(-self.images // self.batch_size)
 
     @torch.no_grad()
     def __call__(self, sampler: Sampler, on_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -194,18 +244,64 @@ class Evaluator:
         assert not sampler.training, (
             "a generator is measured in eval mode: in training mode its statistics would move"
         )
-        _require("the generator has no", self.classes, sampler.classes)
-        if sampler.resolution != self.pictures.resolution:
+        self._check("the generator", sampler.classes, sampler.resolution, "makes")
+        return self._scores(lambda: self._fake_features(sampler, on_batch), on_batch)
+
+    @torch.no_grad()
+    def of_pictures(
+        self, pictures: PictureSet, on_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """The scores of pictures that something else made: all of those of the measured classes, or all.
+
+        Raises:
+            UserError: as of a generator, or a metric needs the pictures' classes, and they have none.
+            RunError: there is no memory for a batch.
+        """
+        classes = pictures.classes or self.classes
+        self._check("the folder", classes, pictures.resolution, "has")
+        metrics = dict(zip(self._names, self._metrics, strict=True))
+        unfit = [name for name, metric in metrics.items() if metric.labelled and not pictures.classes]
+        if unfit:
             raise UserError(
-                f"the generator makes pictures of {sampler.resolution} px, and the data has "
-                f"{self.pictures.resolution} px: build shards of the generator's size with `cgt shards "
-                f"build --size {sampler.resolution}`."
+                f"{', '.join(unfit)} needs to know the class of each picture: put the pictures into "
+                f"subfolders with the classes' names, or leave {'them' if len(unfit) > 1 else 'it'} out."
             )
+        return self._scores(lambda: self._features_of(pictures, on_batch), on_batch)
+
+    def statistics(self, on_batch: Callable[[], None] = lambda: None) -> "tuple[Gaussian, About]":
+        """The gaussian of all real features, the same on all ranks, and what it is of.
+
+        Raises:
+            UserError: fewer than two pictures, or there are only statistics of them.
+        """
+        from cgt.metrics.fid import FrechetDistance
+        from cgt.metrics.statistics import About
+
+        if self._pictures is None or self.real_images is None:
+            raise UserError("statistics are made of pictures, and the data is statistics already.")
+        with self.together():
+            real = self._real_features(on_batch)
+        metric = FrechetDistance(self.extractor.dim).to(self.extractor.device)
+        metric.update(*real, real=True)
+        metric.update(*self._joined([]), real=False)
+        with metric.sync_context():
+            gaussian: Gaussian = metric.gaussian("real")
+        about = About(
+            pictures=self.real_images,
+            classes=tuple(self.classes),
+            resolution=self._pictures.resolution,
+            data_sha256=self.digest,
+            features=self.extractor.name,
+            features_sha256=self.extractor.sha256,
+        )
+        return gaussian, about
+
+    def _scores(
+        self, fake: Callable[[], tuple[Features, Tensor]], on_batch: Callable[[], None]
+    ) -> dict[str, float]:
         with self.together():
             try:
-                if self._real is None:
-                    self._real = self._real_features(on_batch)
-                fake = self._fake_features(sampler, on_batch)
+                real, made = self._real_features(on_batch), fake()
             except torch.OutOfMemoryError as error:
                 raise RunError(
                     f"there is no memory on {self.extractor.device} to measure {self.batch_size} pictures at "
@@ -214,19 +310,61 @@ class Evaluator:
         scores: dict[str, float] = {}
         for metric in self._metrics:
             metric.reset()
-            metric.update(*self._real, real=True)
-            metric.update(*fake, real=False)
+            metric.update(*real, real=True)
+            metric.update(*made, real=False)
             scores |= metric.compute()
             metric.reset()
         return scores
 
+    def _check(self, what: str, classes: Sequence[str], resolution: int, does: str) -> None:
+        _require(f"{what} has no", self.classes, classes)
+        if self.resolution not in (None, resolution):
+            raise UserError(
+                f"{what} {does} pictures of {resolution} px, and the data has {self.resolution} px: build "
+                f"shards of that size with `cgt shards build --size {resolution}`."
+            )
+
+    def _compare_with(self, statistics: "Statistics") -> None:
+        """Take what was saved of the real pictures in their place."""
+        metrics = dict(zip(self._names, self._metrics, strict=True))
+        if needing := [name for name, metric in metrics.items() if metric.reference == "features"]:
+            raise UserError(
+                f"{', '.join(needing)} can't be had of saved statistics, which are enough for the Frechet "
+                "distance alone: give the real pictures' shards, or other metrics."
+            )
+        statistics.check(self.extractor, self.classes)
+        for metric in self._metrics:
+            if metric.reference == "moments":
+                metric.compare_with(statistics.gaussian.to(self.extractor.device))
+        self._real = self._joined([])
+
+    def _facts(self) -> dict[str, object]:
+        """What the bits of the real features depend on."""
+        return {
+            "data": self.digest,
+            "classes": self.classes,
+            "features": (self.extractor.name, self.extractor.sha256),
+            "batch_size": self.batch_size,
+            "place": (self.rank, self.world, self.extractor.device.type),
+            "torch": torch.__version__,
+        }
+
     def _real_features(self, on_batch: Callable[[], None]) -> tuple[Features, Tensor]:
+        if self._real is None:
+            assert self._pictures is not None, "of statistics there is nothing to take features of"
+            self._real = self._features_of(self._pictures, on_batch)
+            if self.cache is not None and not self._pictures.skipped:
+                self.cache.keep(self._facts(), *self._real)
+        return self._real
+
+    def _features_of(self, pictures: PictureSet, on_batch: Callable[[], None]) -> tuple[Features, Tensor]:
+        """Of those of the measured classes or, where the pictures have no classes, of all."""
         position = {name: i for i, name in enumerate(self.classes)}
-        measured = torch.tensor([position.get(name, -1) for name in self.pictures.classes])
+        measured = torch.tensor([position.get(name, -1) for name in pictures.classes])
         parts = []
-        for x_N3RR, y_N in self.pictures.once(self.batch_size, rank=self.rank, world=self.world):
-            label_N = measured[y_N.cpu()]
-            chosen = label_N >= 0
+        for x_N3RR, y_N in pictures.once(self.batch_size, rank=self.rank, world=self.world):
+            label_N = measured[y_N.cpu()] if pictures.classes else y_N
+            chosen = label_N >= 0 if pictures.classes else torch.ones_like(y_N, dtype=torch.bool)
             if chosen.any():
                 parts.append((self._features(x_N3RR[chosen]), label_N[chosen]))
             on_batch()
@@ -262,7 +400,8 @@ class Evaluator:
 
     def _joined(self, parts: Sequence[tuple[Features, Tensor]]) -> tuple[Features, Tensor]:
         if not parts:  # a rank without a picture still has to say how wide its features are
-            none = torch.zeros(0, 3, self.pictures.resolution, self.pictures.resolution, dtype=torch.uint8)
+            side = self.resolution or self.extractor.resolution or 1
+            none = torch.zeros(0, 3, side, side, dtype=torch.uint8)
             parts = [(self._features(none), torch.zeros(0, dtype=torch.long))]
         features = [part for part, _ in parts]
         logits = [part.logits_NK for part in features if part.logits_NK is not None]

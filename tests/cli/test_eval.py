@@ -10,6 +10,7 @@ import torch
 from cgt import rng
 from cgt.cli import main
 from cgt.cli.eval import evaluate
+from cgt.cli.measured import GENERATED
 from cgt.data.write import BuildOptions, build_shards
 from cgt.metrics.features import cnn
 from cgt.metrics.suite import EvalConfig
@@ -202,9 +203,13 @@ def test_a_generator_that_overflows_ends_with_code_1(shards, features, capsys, t
     assert "not finite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["features", "images", "batch_size"])
+@pytest.mark.parametrize("option", ["features", "batch_size", "cache"])
 def test_the_options_default_to_what_configs_do(option):
     assert inspect.signature(evaluate).parameters[option].default == getattr(EvalConfig(), option)
+
+
+def test_a_model_makes_as_many_pictures_as_in_runs():
+    assert EvalConfig().images == GENERATED
 
 
 def test_the_default_metrics_are_those_of_configs():

@@ -52,6 +52,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     )
     cnn.save(folder / "features", model, description)
     what = [str(folder / "model"), "--data", str(folder / "shards"), "--features", str(folder / "features")]
+    what.append("--no-cache")  # the tests count batches
     return ["eval", *what, "--images", "36", "--batch-size", "6"]
 
 

@@ -106,8 +106,11 @@ def test_real_features_are_taken_once_for_many_generators():
 def test_every_batch_is_reported():
     calls: list[None] = []
     evaluator = Evaluator(MemoryPictures(CLASSES, 12), Means(), ["fid"], 20, 0, 16)
+    expected = evaluator.batches
     evaluator(Painter(), lambda: calls.append(None))
-    assert len(calls) == evaluator.batches == 3 + 2
+    assert len(calls) == expected == 3 + 2
+    evaluator(Painter(), lambda: calls.append(None))
+    assert len(calls) == expected + 2 == expected + evaluator.batches
 
 
 class SharedPictures(MemoryPictures):
