@@ -120,8 +120,9 @@ def evaluate(
     from cgt.files import put_json, refuse_existing
     from cgt.metrics.feature_cache import FeatureCache, cache_folder
     from cgt.metrics.features import load_extractor
+    from cgt.metrics.settings import directions
     from cgt.metrics.statistics import open_reference, save_statistics
-    from cgt.metrics.suite import Evaluator, directions
+    from cgt.metrics.suite import Evaluator
     from cgt.models.biggan import Generator
 
     if model is None and save_stats is None:

@@ -12,7 +12,8 @@ from cgt.distributed import World, launched_world
 from cgt.errors import UserError
 from cgt.metrics.feature_cache import FeatureCache, cache_folder
 from cgt.metrics.features.base import load_extractor
-from cgt.metrics.suite import Evaluator, lower_is_better
+from cgt.metrics.settings import lower_is_better
+from cgt.metrics.suite import Evaluator
 from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cgt.progress import stderr_console
 from cgt.runs import RunFolder, options_of, versions

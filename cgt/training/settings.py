@@ -11,7 +11,7 @@ from cgt.config import Section
 from cgt.data import DataConfig
 from cgt.distributed import Precision
 from cgt.errors import UserError
-from cgt.metrics.suite import EvalConfig
+from cgt.metrics.settings import EvalConfig
 from cgt.models.biggan import DiscriminatorConfig, GeneratorConfig
 from cgt.training.augment import AugmentConfig
 from cgt.training.checkpoint import CheckpointConfig

@@ -13,7 +13,7 @@ from cgt.cli.eval import evaluate
 from cgt.cli.measured import GENERATED
 from cgt.data.write import BuildOptions, build_shards
 from cgt.metrics.features import cnn
-from cgt.metrics.suite import EvalConfig
+from cgt.metrics.settings import EvalConfig
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.classifier import widths
 from cgt.models.folder import save_model

@@ -15,7 +15,8 @@ from cgt.distributed import World, launched_world
 from cgt.errors import RunError
 from cgt.metrics.features import cnn
 from cgt.metrics.features.cnn_training import widths
-from cgt.metrics.suite import PACKAGE, EvalConfig, Evaluator
+from cgt.metrics.settings import PACKAGE, EvalConfig
+from cgt.metrics.suite import Evaluator
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import save_model
 from cgt.training import watchdog

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cgt.errors import RunError, UserError
 from cgt.metrics.features import FeatureExtractor, Features
-from cgt.metrics.suite import EvalConfig, Evaluator, directions, lower_is_better
+from cgt.metrics.settings import EvalConfig, directions, lower_is_better
+from cgt.metrics.suite import Evaluator
 from tests.tiny import RESOLUTION, MemoryPictures
 
 CLASSES = ("ant", "bee", "cat")
@@ -242,5 +243,5 @@ def test_models_are_ranked_only_by_a_score_that_is_measured_and_has_a_better_sid
 
 
 def test_reading_configs_does_not_wait_for_torchmetrics():
-    code = "import sys, cgt.metrics.suite as s; s.EvalConfig(); sys.exit('torchmetrics' in sys.modules)"
+    code = "import sys, cgt.metrics.settings as s; s.EvalConfig(); sys.exit('torchmetrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
