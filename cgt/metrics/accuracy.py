@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import FeatureMetric, Scores
+from cgt.metrics.base import FeatureMetric, Scores, not_finite
 from cgt.metrics.features.base import FeatureExtractor, Features
 
 SCORES: Scores = {"accuracy": "higher"}
@@ -31,12 +31,14 @@ class Accuracy(FeatureMetric):
     labelled = True
     correct: Tensor
     total: Tensor
+    broken: Tensor
     classifier_index: Tensor
 
     def __init__(self, classifier_index: Sequence[int]) -> None:
         super().__init__()
         self.add_state("correct", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("total", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("broken", default=torch.tensor(0), dist_reduce_fx="sum")
         self.register_buffer("classifier_index", torch.tensor(classifier_index), persistent=False)
 
     def update(self, features: Features, y_N: Tensor, *, real: bool) -> None:
@@ -45,9 +47,19 @@ class Accuracy(FeatureMetric):
             assert features.logits_NK is not None, "build has refused such an extractor"
             self.correct += (features.logits_NK.argmax(1) == self.classifier_index[y_N]).sum()
             self.total += len(y_N)
+            self.broken += (~torch.isfinite(features.logits_NK)).any(1).sum()
 
     def compute(self) -> dict[str, float]:
-        """{"accuracy": in [0, 1]}."""
+        """{"accuracy": in [0, 1]}.
+
+        Raises:
+            UserError: no generated picture.
+            RunError: logits that are not finite.
+        """
+        if self.total == 0:
+            raise UserError("accuracy needs 1 generated picture at least, not 0: generate more.")
+        if self.broken > 0:
+            raise not_finite(f"{int(self.broken):,} of {int(self.total):,}", "generated")
         return {"accuracy": int(self.correct) / int(self.total)}
 
 

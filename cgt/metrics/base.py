@@ -3,17 +3,17 @@
 Shapes: N pictures, D features, K classes of the extractor's classifier.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from cgt.errors import RunError
 from cgt.metrics.features.base import Features
-
-if TYPE_CHECKING:
-    from cgt.metrics.fid import Gaussian
+from cgt.metrics.gaussian import Gaussian
+from cgt.metrics.pairs import ROWS, OnPairs, unheard
 
 Better: TypeAlias = Literal["lower", "higher", "neither"]
 Scores: TypeAlias = Mapping[str, Better]
@@ -32,6 +32,15 @@ class FeatureMetric(Metric):  # type: ignore[misc]  # torchmetrics is read witho
     labelled: ClassVar[bool] = False
     """Whether it needs the class of each picture."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_pairs: OnPairs = unheard
+        """Told of the pairs of pictures that `compute` has compared, where it is long: for a progress bar."""
+
+    def pairs(self, real: int, fake: int) -> int:
+        """How many pairs `on_pairs` will have been told of for so many real and generated pictures."""
+        return 0
+
     def update(self, features: Features, y_N: Tensor, *, real: bool) -> None:
         """Take in some pictures.
 
@@ -43,7 +52,7 @@ class FeatureMetric(Metric):  # type: ignore[misc]  # torchmetrics is read witho
         """
         raise NotImplementedError
 
-    def compare_with(self, real: "Gaussian") -> None:
+    def compare_with(self, real: Gaussian) -> None:
         """Take a gaussian in place of the features of real pictures, where `reference` is "moments"."""
         raise NotImplementedError
 
@@ -52,6 +61,7 @@ class FeatureMetric(Metric):  # type: ignore[misc]  # torchmetrics is read witho
 
         Raises:
             UserError: too few pictures.
+            RunError: features that are not finite.
         """
         raise NotImplementedError
 
@@ -74,10 +84,61 @@ class PooledFeatureMetric(FeatureMetric):
         kept.append(features.pooled_ND)
 
     def pooled(self) -> tuple[Tensor, Tensor]:
-        """All real features (N, D) and all generated ones (M, D)."""
+        """All real features (N, D) and all generated ones (M, D), in the order of ranks and updates."""
         return rows(self.real), rows(self.fake)
+
+
+class ClassFeatureMetric(PooledFeatureMetric):
+    """A `PooledFeatureMetric` that also keeps which class each picture is of.
+
+    Args:
+        classes: names.
+    """
+
+    labelled = True
+    real_y: list[Tensor] | Tensor
+    fake_y: list[Tensor] | Tensor
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+        self.add_state("real_y", default=[], dist_reduce_fx="cat")
+        self.add_state("fake_y", default=[], dist_reduce_fx="cat")
+
+    def update(self, features: Features, y_N: Tensor, *, real: bool) -> None:
+        """Keep the pooled features and the classes."""
+        super().update(features, y_N, real=real)
+        kept = self.real_y if real else self.fake_y
+        assert isinstance(kept, list), "the states are tensors only while ranks are in step"
+        kept.append(y_N)
+
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """The classes of `pooled`: (N,) and (M,)."""
+        return rows(self.real_y), rows(self.fake_y)
 
 
 def rows(state: list[Tensor] | Tensor) -> Tensor:
     """A list state as one tensor; torchmetrics has joined it already where it gathered it from ranks."""
-    return state if isinstance(state, Tensor) else torch.cat(state)
+    if isinstance(state, Tensor):
+        return state
+    return state[0] if len(state) == 1 else torch.cat(state)
+
+
+def require_finite(real_ND: Tensor, fake_MD: Tensor) -> None:
+    """Refuse features that no score can be made of.
+
+    Raises:
+        RunError: there are some in either set.
+    """
+    for kind, x in (("real", real_ND), ("generated", fake_MD)):
+        count = sum(int((~torch.isfinite(part)).any(1).sum()) for part in x.split(ROWS))
+        if count:
+            raise not_finite(f"{count:,} of {len(x):,}", kind)
+
+
+def not_finite(count: str, kind: str) -> RunError:
+    """What to say of `count` pictures ("3 of 10"), "real" or "generated", with NaN or infinite features."""
+    return RunError(
+        f"{count} {kind} pictures have features that are not finite (NaN or infinity): look for pictures "
+        "with such values, or for damaged weights of the feature extractor."
+    )

@@ -1,7 +1,8 @@
 """Inception score (Salimans et al., 2016): exp of the mean KL divergence from p(class | picture) to p(class).
 
 The mean and the population standard deviation over 10 consecutive parts of the generated pictures, as
-published results give them.
+published results give them. Those are about the logits of Inception: `inception-tf`, or the paper's protocol
+`inception-torchvision`. Of another classifier it is a score of the same kind, and compares with nothing else.
 
 Shapes: N pictures, K classes of the classifier.
 """
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import FeatureMetric, Scores, rows
+from cgt.metrics.base import FeatureMetric, Scores, require_finite, rows
 from cgt.metrics.features.base import FeatureExtractor, Features
 
 SCORES: Scores = {"inception_score": "higher", "inception_score_std": "neither"}
@@ -24,16 +25,17 @@ def inception_score(logits_NK: Tensor, *, splits: int = SPLITS) -> tuple[float, 
 
     Raises:
         UserError: fewer rows than splits.
+        RunError: logits that are not finite.
     """
     n = len(logits_NK)
     if n < splits:
         raise UserError(
             f"the Inception score needs {splits} generated pictures at least, not {n}: generate more."
         )
-    log_p_NK = logits_NK.double().log_softmax(1)
+    require_finite(logits_NK[:0], logits_NK)
     parts = []
     for i in range(splits):
-        log_p = log_p_NK[i * n // splits : (i + 1) * n // splits]
+        log_p = logits_NK[i * n // splits : (i + 1) * n // splits].double().log_softmax(1)
         p = log_p.exp()
         # xlogy gives 0 for a class of probability 0.
         marginal_entropy = -torch.xlogy(p.mean(0), p.mean(0)).sum()
@@ -74,6 +76,7 @@ def build(extractor: FeatureExtractor, classes: Sequence[str]) -> InceptionScore
     if not extractor.has_logits:
         raise UserError(
             f"the Inception score needs a classifier, and the extractor {extractor.name} has none: use "
-            "another one."
+            "inception-tf, inception-torchvision, clean or one that `cgt features train` made, or leave "
+            "inception-score out."
         )
     return InceptionScore()

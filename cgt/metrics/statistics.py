@@ -23,7 +23,7 @@ from cgt.data.selection import Classes
 from cgt.errors import UserError
 from cgt.files import replacing_file, sha256
 from cgt.metrics.features.base import FeatureExtractor
-from cgt.metrics.fid import Gaussian
+from cgt.metrics.gaussian import Gaussian
 
 SUFFIXES = frozenset({".safetensors", ".npz"})
 FORMAT = 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torchmetrics takes seconds to import, and only whoever meas
     from cgt.data import Pictures
     from cgt.metrics.base import FeatureMetric
     from cgt.metrics.feature_cache import FeatureCache
-    from cgt.metrics.fid import Gaussian
+    from cgt.metrics.gaussian import Gaussian
     from cgt.metrics.statistics import About, Statistics
 
 
