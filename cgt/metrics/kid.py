@@ -46,8 +46,10 @@ def kernel_inception_distance(
         return kernel_sum(_cubic, *sets, pairs_per_block=pairs_per_block, on_pairs=on_pairs)
 
     def mean_within(x: Tensor) -> Tensor:
-        with_itself = sum(((part.double().square().mean(1) + 1) ** 3).sum() for part in x.split(ROWS))
-        return (total(x) - with_itself) / (len(x) * (len(x) - 1))
+        others = total(x)
+        for part in x.split(ROWS):
+            others -= ((part.double().square().mean(1) + 1) ** 3).sum()  # each with itself
+        return others / (len(x) * (len(x) - 1))
 
     between = total(real_ND, fake_MD) / (len(real_ND) * len(fake_MD))
     return float(mean_within(real_ND) + mean_within(fake_MD) - 2 * between)
