@@ -50,7 +50,7 @@ WEIGHTS = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Weights of inception-tf. [default: the file in torch's hub cache]",
+        help="Weights of a named extractor; `download` fetches them. [default: torch's hub cache]",
         show_default=False,
     ),
 ]

@@ -12,7 +12,7 @@ import torch
 
 from cgt.distributed import backends
 from cgt.launching import cores
-from cgt.metrics.features.inception_tf import SAME_WEIGHTS, WEIGHTS
+from cgt.metrics.features.inception_tf import WEIGHTS
 
 PATIENCE = 5.0
 """Seconds for SLURM's controller to answer."""
@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
         "torch_hub": {
             "folder": str(hub),
             "free_gib": free_gib(hub),
-            "inception_tf": any((hub / name).is_file() for name in (WEIGHTS, SAME_WEIGHTS)),
+            "inception_tf": WEIGHTS.cached() is not None,
         },
     }
 

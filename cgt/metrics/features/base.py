@@ -38,6 +38,7 @@ class FeatureExtractor(nn.Module):
             classes.
         resolution: the picture size it was made for; None for any.
         has_logits: whether it has a classifier.
+        resize: what it does to pictures of another size than its network's, in words.
     """
 
     classifier: Classifier | None
@@ -53,6 +54,7 @@ class FeatureExtractor(nn.Module):
         classes: tuple[str, ...] | None = None,
         resolution: int | None = None,
         has_logits: bool = False,
+        resize: str = "none",
     ) -> None:
         super().__init__()
         self.name = name
@@ -60,6 +62,7 @@ class FeatureExtractor(nn.Module):
         self.classes = classes
         self.resolution = resolution
         self.has_logits = has_logits
+        self.resize = resize
         self.sha256 = ""
         self.register_module("classifier", None)
 
@@ -67,6 +70,15 @@ class FeatureExtractor(nn.Module):
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """Which features these are, to stand beside every score: name, digest of the weights and resize.
+
+        Scores compare, and features may be used again, where all of it is the same: extractors that differ in
+        the resize alone share a weights file.
+        """
+        return {"name": self.name, "sha256": self.sha256, "resize": self.resize}
 
     def forward(self, x_N3HW: Tensor) -> Features:
         """Features of uint8 RGB pictures."""
@@ -91,11 +103,13 @@ def load_extractor(
 
     Args:
         name_or_folder: a name of `catalog.names(PACKAGE)`, or a folder that `cgt features train` made.
-        weights: the weights of a named extractor; None for the place where it looks by itself.
+        weights: the weights of a named extractor: a path, `download`, or None for the place where it looks by
+            itself.
         device: where to put it.
 
     Raises:
         UserError: no such extractor or folder, or weights that are missing or don't fit.
+        RunError: weights that could not be fetched.
     """
     folder = Path(name_or_folder)
     if not folder.is_dir():

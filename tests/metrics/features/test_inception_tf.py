@@ -9,22 +9,17 @@ import torch
 from cgt.errors import UserError
 from cgt.files import sha256
 from cgt.metrics.features import load_extractor
-from cgt.metrics.features.inception_tf import WEIGHTS, InceptionTF, Mix, MixedBlock, load, resize_tf1
+from cgt.metrics.features.inception import Mix, MixedBlock
+from cgt.metrics.features.inception_tf import WEIGHTS, InceptionTF, load
+from cgt.metrics.features.resize import resize_tf1
+from tests.metrics.features.drawn import drawn_weights, parity, pictures, relative_error
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file like the published one, with drawn values."""
     path = tmp_path_factory.mktemp("weights") / "drawn.pth"
-    with torch.device("meta"):
-        state = InceptionTF().state_dict()
-    drawn = {
-        name: torch.ones_like(tensor, device="cpu")
-        if name.endswith(("bn.weight", "running_var", "num_batches_tracked"))
-        else torch.randn(tensor.shape) * (2 / max(1, tensor[0].numel())) ** 0.5
-        for name, tensor in state.items()
-    }
-    torch.save(drawn, path)
+    torch.save(drawn_weights(InceptionTF), path)
     return path
 
 
@@ -64,6 +59,15 @@ def test_features_and_logits_have_the_published_widths(extractor):
     assert features.logits_NK.shape == (2, 1008)
     assert torch.isfinite(features.logits_NK).all()
     assert not torch.allclose(features.pooled_ND[0], features.pooled_ND[1])
+
+
+def test_features_and_logits_are_those_of_torch_fidelity(extractor):
+    """Computed once by torch-fidelity 0.4.0 from the same weights and pictures."""
+    expected = parity("inception-tf")
+    for size, reference in expected.items():
+        features = extractor(pictures(size))
+        assert relative_error(features.pooled_ND, reference.pooled_ND) < 1e-5
+        assert relative_error(features.logits_NK, reference.logits_NK) < 1e-5
 
 
 def test_logits_leave_the_bias_out(extractor):
@@ -143,7 +147,7 @@ def test_a_missing_file_is_named_with_where_to_get_it_and_the_option(tmp_path, m
         with pytest.raises(UserError) as caught:
             load_extractor("inception-tf", source)
         for part in (
-            source or f"{tmp_path}/checkpoints/{WEIGHTS}",
+            source or f"{tmp_path}/checkpoints/{WEIGHTS.name}",
             "https://",
             "--weights",
             "cgt features train",
@@ -154,7 +158,7 @@ def test_a_missing_file_is_named_with_where_to_get_it_and_the_option(tmp_path, m
 def test_the_file_in_torchs_hub_cache_is_found(tmp_path, monkeypatch, weights):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / WEIGHTS).symlink_to(weights)
+    (tmp_path / "checkpoints" / WEIGHTS.name).symlink_to(weights)
     assert load_extractor("inception-tf").sha256 == sha256(weights)
 
 
