@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cgt.distributed import World
+    from cgt.metrics.suite import Evaluator
+MANY_PAIRS = 10**8
+"""Pairs of pictures whose comparing takes seconds, so that it is shown."""
 METRIC_NAMES = ", ".join(catalog.names("cgt.metrics"))
 ARROWS = {"lower": "lower is better", "higher": "higher is better", "neither": ""}
 
@@ -154,7 +157,7 @@ def evaluate(
             cache=FeatureCache(cache_folder()) if cache else None,
         )
     world.agree({"model": measured.digest if measured else "", "data": evaluator.digest})
-    with _measuring(world, evaluator.batches, batch_size) as on_batch:
+    with _measuring(world, evaluator) as on_batch:
         if save_stats is not None:
             statistics = evaluator.statistics(on_batch)
         if measured is None:
@@ -174,7 +177,7 @@ def evaluate(
         "model": str(measured.path),
         "data": {"shards": data, "sha256": evaluator.digest, "pictures": evaluator.real_images},
         "classes": list(evaluator.classes),
-        "features": {"name": evaluator.extractor.name, "sha256": evaluator.extractor.sha256},
+        "features": evaluator.extractor.protocol,
         "images": made,
         "seed": seed,
         "metrics": scores,
@@ -186,30 +189,41 @@ def evaluate(
 
 
 @contextmanager
-def _measuring(world: "World", batches: int, batch_size: int) -> Iterator[Callable[[], None]]:
+def _measuring(world: "World", evaluator: "Evaluator") -> Iterator[Callable[[], None]]:
     """A block in which the ranks are watched over and rank 0 shows how far it is; yields what to call after
     each batch.
     """
     import contextlib
     import itertools
 
-    from cgt.progress import steps_progress
+    from cgt.progress import StepsProgress, WorkProgress, steps_progress, work_progress
     from cgt.training.watchdog import Watch
 
+    at_once = evaluator.batch_size * world.size
+    steps = -(-evaluator.batches // world.size)
+    done = itertools.count(1)
     with Watch(world.aside(), unit="batch") as watch, contextlib.ExitStack() as shown:
-        done, advance = itertools.count(1), None
+        bar: StepsProgress | None = None
+        comparing: WorkProgress | None = None
         if world.is_main:
-            advance = shown.enter_context(
-                steps_progress(
-                    -(-batches // world.size), 0, pictures_per_step=batch_size * world.size, task="measuring"
-                )
-            ).advance
+            bar = shown.enter_context(steps_progress(steps, 0, pictures_per_step=at_once, task="measuring"))
 
         def on_batch() -> None:
             watch.reached(next(done))
-            if advance:
-                advance({})
+            if bar:
+                bar.advance({})
 
+        def on_pairs(pairs: int, total: int) -> None:
+            nonlocal comparing
+            watch.reached(next(done))
+            if not world.is_main or total < MANY_PAIRS:
+                return
+            if comparing is None:
+                shown.close()  # the bar of the batches
+                comparing = shown.enter_context(work_progress("pairs", "comparing"))
+            comparing.reach(pairs, total)
+
+        evaluator.on_pairs = on_pairs
         yield on_batch
 
 

@@ -10,4 +10,6 @@ One file a metric, and its name is what people type. Such a module defines
 Beside the metric stands a pure function from features to score. Extractors are in `cgt.metrics.features`.
 """
 
-INFRASTRUCTURE = frozenset({"base", "feature_cache", "features", "gaussian", "pairs", "settings", "statistics", "suite"})
+INFRASTRUCTURE = frozenset(
+    {"base", "feature_cache", "features", "gaussian", "pairs", "settings", "statistics", "suite"}
+)

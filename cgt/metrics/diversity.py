@@ -83,6 +83,8 @@ class Diversity(FeatureMetric):
         dim: D.
     """
 
+    labelled = True
+
     def __init__(self, classes: Sequence[str], dim: int) -> None:
         super().__init__()
         self.classes = tuple(classes)

@@ -8,7 +8,7 @@ Shapes: D features.
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,9 +38,8 @@ class About:
     resolution: int
     """Pixels."""
     data_sha256: str
-    features: str
-    """The extractor's name."""
-    features_sha256: str
+    features: dict[str, str]
+    """`FeatureExtractor.protocol`."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,10 @@ class Statistics:
             )
         if self.about is None:
             return
-        of, given = self.about.features_sha256, extractor.sha256
-        if of != given:
+        if self.about.features != extractor.protocol:
             raise UserError(
-                f"the statistics are of the features {self.about.features} {of[:12]}, and these are "
-                f"{extractor.name} {given[:12]}: name the extractor that they were made with, or make them "
+                f"the statistics are of the features {_told(self.about.features)}, and these are "
+                f"{_told(extractor.protocol)}: name the extractor that they were made with, or make them "
                 "again with `cgt eval --save-stats`."
             )
         if set(self.about.classes) != set(classes):
@@ -118,6 +116,10 @@ def load_statistics(path: Path) -> Statistics:
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise UserError(f"{path} has values that are not finite (NaN or infinity).")
     return Statistics(Gaussian(mean, covariance_DD=covariance), sha256(path), about)
+
+
+def _told(features: Mapping[str, str]) -> str:
+    return f"{features['name']} {features['sha256'][:12]} (resize: {features['resize']})"
 
 
 def _own(path: Path) -> tuple[Tensor, Tensor, About]:

@@ -119,6 +119,8 @@ class Evaluator:
         self.world = world
         self.together = together
         self.cache = cache
+        self.on_pairs: Callable[[int, int], None] = lambda done, total: None
+        """Told how many pairs of pictures the scores have compared, and of how many, where it is long."""
         self._statistics = reference if isinstance(reference, Statistics) else None
         self._pictures = None if isinstance(reference, Statistics) else reference
         about = reference.about if isinstance(reference, Statistics) else reference
@@ -223,8 +225,7 @@ class Evaluator:
             classes=tuple(self.classes),
             resolution=self._pictures.resolution,
             data_sha256=self.digest,
-            features=self.extractor.name,
-            features_sha256=self.extractor.sha256,
+            features=self.extractor.protocol,
         )
         return gaussian, about
 
@@ -240,8 +241,17 @@ class Evaluator:
                     "once: lower the batch_size of eval."
                 ) from error
         scores: dict[str, float] = {}
+        counts = len(real[1]) * self.world, len(made[1]) * self.world  # nearly: it is for a bar
+        total, done = sum(metric.pairs(*counts) for metric in self._metrics), 0
+
+        def advance(pairs: int) -> None:
+            nonlocal done
+            done += pairs
+            self.on_pairs(min(done, total), total)
+
         for metric in self._metrics:
             metric.reset()
+            metric.on_pairs = advance
             metric.update(*real, real=True)
             metric.update(*made, real=False)
             scores |= metric.compute()
@@ -275,7 +285,7 @@ class Evaluator:
         return {
             "data": self.digest,
             "classes": self.classes,
-            "features": (self.extractor.name, self.extractor.sha256),
+            "features": self.extractor.protocol,
             "batch_size": self.batch_size,
             "place": (self.rank, self.world, self.extractor.device.type),
             "torch": torch.__version__,

@@ -14,8 +14,8 @@ from cgt.metrics.accuracy import Accuracy, accuracy
 from cgt.metrics.diversity import Diversity, diversity
 from cgt.metrics.features import Features
 from cgt.metrics.fid import FrechetDistance, frechet_distance
-from cgt.metrics.gaussian import Gaussian, frechet_distance_of_gaussians
 from cgt.metrics.fid_per_class import FrechetDistancePerClass, frechet_distance_per_class
+from cgt.metrics.gaussian import Gaussian, frechet_distance_of_gaussians
 from cgt.metrics.inception_score import InceptionScore, inception_score
 from cgt.metrics.kid import (
     KernelInceptionDistance,
