@@ -19,7 +19,7 @@ SOURCES = {
 LEVELS = [
     ["cgt.__main__"],
     ["cgt.cli"],
-    ["cgt.doctor"],
+    ["cgt.doctor", "cgt.report"],
     ["cgt.training", "cgt.metrics", "cgt.interop", "cgt.data"],
     ["cgt.transfer"],
     ["cgt.training.losses", "cgt.training.ema", "cgt.training.optim"],

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from paper_tables import Report, Scale, Table
+from paper_tables import Report
 from table_runs import Inputs, Work, devices
 
 from cgt.cli.demo import GENERATED
@@ -33,8 +33,8 @@ from cgt.errors import RunError, UserError
 from cgt.files import write_json
 from cgt.models.folder import find_model
 from cgt.progress import stderr_console, work_progress
+from cgt.report.paper import TABLES, Scale, Table
 
-TABLES = Path(__file__).parent / "tables"
 SHAPES_OVERRIDES = ("eval.images=500",)
 GIVEN = ("data", "reference", "source")
 """What the scale `paper` needs for each data set."""
@@ -151,7 +151,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, epilog=more, formatter_class=style)
     add = parser.add_argument
     names = ", ".join(sorted(file.stem for file in TABLES.glob("*.yaml")))
-    add("table", metavar="TABLE", help=f"{names}, or a YAML file like those in tools/tables")
+    add("table", metavar="TABLE", help=f"{names}, or a YAML file like those in cgt/report/tables")
     add("--scale", choices=get_args(Scale), default="shapes", help="default: shapes")
     add("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="default: reproduction")
     add("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 of each row; default: 3")

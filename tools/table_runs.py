@@ -10,12 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paper_tables import Result, Run
+from paper_tables import Result
 
 from cgt.cli.demo import SHARDS
 from cgt.errors import RunError
 from cgt.launching import cores
 from cgt.progress import WorkProgress, numbers
+from cgt.report.paper import Run
 
 COMMAND = (sys.executable, "-m", "cgt")
 METRICS = ("fid", "kmmd")

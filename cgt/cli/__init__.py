@@ -29,6 +29,7 @@ VERBS = {
     "banks": "app",
     "eval": "evaluate",
     "sample": "sample",
+    "report": "report",
     "convert": "convert",
     "launch": "app",
     "doctor": "doctor",

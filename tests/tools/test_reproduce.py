@@ -10,9 +10,9 @@ import pytest
 import reproduce
 import table_runs
 import torch
-from paper_tables import Scale, Table
 
 from cgt.config import load, shipped
+from cgt.report.paper import Scale, Table
 from tests.tools.quick_cgt import QuickCgt
 
 TABLES = sorted(reproduce.TABLES.glob("*.yaml"))
