@@ -28,7 +28,8 @@ def report(runs: RUNS, out: OUT, figures: FIGURES = None, overwrite: OVERWRITE =
     pictures that are nearest to generated ones.
     """
     from cgt.files import refuse_existing
-    from cgt.report.assemble import read_groups, sections_of, title_of
+    from cgt.progress import work_progress
+    from cgt.report.assemble import SECTIONS, read_groups, sections_of, title_of
     from cgt.report.page import FIGURES as FOLDER
     from cgt.report.page import check_suffix, write_figures, write_page
 
@@ -37,7 +38,11 @@ def report(runs: RUNS, out: OUT, figures: FIGURES = None, overwrite: OVERWRITE =
     if figures is not None:
         refuse_existing(figures, overwrite=overwrite, kind=FOLDER, inputs=runs)
     groups = read_groups(runs)
-    sections = sections_of(groups)
+    sections = []
+    with work_progress("sections", "report") as progress:
+        for done, section in enumerate(sections_of(groups), 1):
+            sections.append(section)
+            progress.reach(done, SECTIONS, section.title)
     size = write_page(out, title_of(groups), sections)
     typer.echo(f"report: {out} ({size / 1e6:.1f} MB)", err=True)
     if figures is not None:

@@ -4,6 +4,7 @@ Shapes: P pictures, R rows and columns of each.
 """
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -38,15 +39,28 @@ def write_sheet(folder: ShardFolder, path: Path, per_class: int = 8) -> int:
     size = min(folder.manifest.size, LARGEST)
     x_P3RR = torch.full((len(selection.classes) * columns, 3, size, size), 255, dtype=torch.uint8)
     places = [itertools.count(row * columns) for row in range(len(selection.classes))]
+    for row, x_3RR in first_pictures(folder, selection):
+        x_P3RR[next(places[row])] = _reduced(x_3RR, size)
+    labels = [name if len(name) <= LABEL else f"{name[: LABEL - 3]}..." for name in selection.classes]
+    images.save_grid(path, x_P3RR, columns, labels=labels, zoom=max(1, SMALLEST // size))
+    return len(labels)
+
+
+def first_pictures(folder: ShardFolder, selection: Selection) -> Iterator[tuple[int, Tensor]]:
+    """The selected pictures, uint8 (3, R, R), with the number of each one's class in the selection.
+
+    No more of a shard is read than that needs.
+
+    Raises:
+        UserError: a shard that is needed is missing or damaged.
+        RunError: a URL can't be read.
+    """
     for shard in selection.shards():
         wanted = sum(selection.taken[shard.file].values())
         with open_shard(folder, shard) as stream:
             picked = selection.pick(shard, read_samples(folder, shard, stream))
             for row, sample in itertools.islice(picked, wanted):
-                x_P3RR[next(places[row])] = _reduced(decode(folder, shard, sample), size)
-    labels = [name if len(name) <= LABEL else f"{name[: LABEL - 3]}..." for name in selection.classes]
-    images.save_grid(path, x_P3RR, columns, labels=labels, zoom=max(1, SMALLEST // size))
-    return len(labels)
+                yield row, decode(folder, shard, sample)
 
 
 def _reduced(x_3RR: Tensor, size: int) -> Tensor:

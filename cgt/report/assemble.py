@@ -1,12 +1,17 @@
 """A report of runs: which sections it has, in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cgt.errors import UserError
 from cgt.report import curves, settings
-from cgt.report.blocks import Section
+from cgt.report.blocks import Section, Words
 from cgt.report.runs import Group, grouped, read_run
+
+SECTIONS = 12
+"""That a report has."""
+SHOWN = 4
+"""Groups of runs whose pictures are shown; curves and tables are of all."""
 
 
 def read_groups(paths: Sequence[Path]) -> list[Group]:
@@ -21,14 +26,33 @@ def read_groups(paths: Sequence[Path]) -> list[Group]:
     return grouped([read_run(path) for path in paths])
 
 
-def sections_of(groups: Sequence[Group]) -> list[Section]:
-    """All sections of a report."""
-    return [
-        settings.settings(groups),
-        curves.curves(groups),
-        curves.iterations(groups),
-        curves.scores(groups),
-    ]
+def sections_of(groups: Sequence[Group]) -> Iterator[Section]:
+    """All sections of a report, one after the other; those with pictures take their time.
+
+    Raises:
+        UserError: a model is damaged.
+    """
+    yield settings.settings(groups)
+    yield curves.curves(groups)
+    yield curves.iterations(groups)
+    yield curves.scores(groups)
+    with_models = [group for group in groups if group.shown.checkpoint]
+    from cgt.report import neighbours, pictures, propagated
+    from cgt.report.models import shown
+
+    chosen = [shown(group) for group in with_models[:SHOWN]]
+    first = pictures.new_classes(chosen)
+    if left_out := with_models[SHOWN:]:
+        names = ", ".join(group.name for group in left_out)
+        first.blocks.insert(0, Words(f"Pictures are of the first {SHOWN} runs, without {names}."))
+    yield first
+    yield pictures.old_classes(chosen)
+    yield pictures.identity(chosen)
+    yield propagated.pseudo_classes(chosen)
+    yield propagated.layers(chosen)
+    yield propagated.similarity(chosen)
+    yield pictures.interpolation(chosen)
+    yield neighbours.neighbours(chosen)
 
 
 def title_of(groups: Sequence[Group]) -> str:

@@ -7,7 +7,7 @@ for any number of ranks. Of its formats the one for Hugging Face is read without
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,25 @@ def read_state(folder: Path) -> Any:
     Raises:
         Exception: of any kind, where files are damaged.
     """
+    tensors = read_tensors(folder)
+    return _built(json.loads((folder / TREE).read_text(encoding="utf-8")), tensors)
+
+
+def read_tensors(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """The tensors whose names are `wanted`, keys joined by dots, on the CPU; no others are read.
+
+    Raises:
+        Exception: of any kind, where files are damaged.
+    """
     reader = HuggingFaceStorageReader(str(folder))
     tensors = {
         name: torch.empty(found.size, dtype=found.properties.dtype)
         for name, found in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(found, TensorStorageMetadata)
+        if isinstance(found, TensorStorageMetadata) and wanted(name)
     }
     with _first_failure():
         load(tensors, storage_reader=reader, no_dist=True)
-    return _built(json.loads((folder / TREE).read_text(encoding="utf-8")), tensors)
+    return tensors
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ sites of equal width are stacked, the scales of all of them first, then the shif
 product serves each distinct width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,26 @@ class PropagatedBank(Bank):
             tuple(self.latent_shift),
         )
 
+    def similarity(self) -> Tensor:
+        """The scores as they are used, bias and all, of scale and shift at every site: (L, 2, N, M)."""
+        groups = [self._scores(group, len(sites)) for group, sites in enumerate(self.sites.values())]
+        return torch.stack(self._by_site(groups))
+
+    def pseudo_classes(self) -> ClassTables:
+        """The prior itself: what sharing has made of the source's classes (Sec. 4.2, Fig. 8)."""
+        scale, shift = zip(*(site.unbind(0) for site in self._by_site(self.prior)), strict=True)
+        return ClassTables(scale, shift, tuple(self.latent_scale), tuple(self.latent_shift))
+
+    def propagated(self, scores_L2NM: Tensor, *, residuals: bool = True) -> ClassTables:
+        """The tables that these scores would give, with or without the residuals."""
+        priors = self._by_site(self.prior)
+        sites = [scores_2NM.mT @ prior_2NC for scores_2NM, prior_2NC in zip(scores_L2NM, priors, strict=True)]
+        if residuals and self.residuals:
+            parts = self._by_site(self.residuals)
+            sites = [site + residual for site, residual in zip(sites, parts, strict=True)]
+        scale, shift = zip(*(site.unbind(0) for site in sites), strict=True)
+        return ClassTables(scale, shift, tuple(self.latent_scale), tuple(self.latent_shift))
+
     def residual_norm(self, reduction: str) -> Tensor:
         """L2 of the residuals (eq. 7).
 
@@ -125,6 +145,15 @@ class PropagatedBank(Bank):
         if self.shared_scores:
             return self._with_bias(0).repeat_interleave(sites, 0)
         return self._with_bias(group)
+
+    def _by_site(self, groups: Iterable[Tensor]) -> list[Tensor]:
+        """Of each site (2, ...), of scale and shift, what is stacked by widths (G, ...)."""
+        by_site = {
+            site: torch.stack((stacked[i], stacked[len(sites) + i]))
+            for sites, stacked in zip(self.sites.values(), groups, strict=True)
+            for i, site in enumerate(sites)
+        }
+        return [by_site[site] for site in sorted(by_site)]
 
     def _with_bias(self, index: int) -> Tensor:
         scores: Tensor = self.scores[index]

@@ -1,0 +1,107 @@
+"""The section of nearest neighbours: whether generated pictures are copies of training ones.
+
+Shapes: K generated pictures of a class, P training pictures, D features.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cgt.data import DataConfig, open_pictures
+from cgt.errors import RunError, UserError
+from cgt.metrics.features.base import FeatureExtractor, load_extractor
+from cgt.report.blocks import Heading, Section, Sheet, Sheets, Strip, Words
+from cgt.report.models import Shown, drawn
+
+CLASSES = 10
+"""Of a run at most."""
+COLUMNS = 6
+"""Generated pictures of a class."""
+TRAINING = 5000
+"""Training pictures that are compared, at most: the first."""
+AT_ONCE = 64
+
+
+def neighbours(shown: Sequence[Shown]) -> Section:
+    """Generated pictures above the training pictures that are nearest to them."""
+    section = Section("neighbours", "Nearest neighbours")
+    if not shown:
+        section.blocks.append(Words("No run has a checkpoint to generate with."))
+        return section
+    section.blocks.append(
+        Words(
+            "Below each generated picture the training picture, of any class, that is nearest to it in the "
+            "space of the features the run was measured by. A generator that copies shows the same picture "
+            "twice, at a distance far below that between training pictures."
+        )
+    )
+    for number, one in enumerate(shown):
+        if len(shown) > 1:
+            section.blocks.append(Heading(one.name))
+        try:
+            x_P3RR, extractor = _training_pictures(one), _extractor(one)
+            section.blocks.append(_sheets(one, number, x_P3RR, extractor))
+        except (UserError, RunError) as error:
+            section.blocks.append(Words(f"Not shown: {error}"))
+    return section
+
+
+@torch.no_grad()
+def _sheets(one: Shown, number: int, x_P3RR: Tensor, extractor: FeatureExtractor) -> Sheets:
+    real_PD = _features(extractor, x_P3RR)
+    to_others_PP = torch.cdist(real_PD, real_PD).fill_diagonal_(torch.inf)
+    typical = float(to_others_PP.min(1).values.median()) if len(real_PD) > 1 else float("nan")
+    names = (one.new_classes or one.old_classes)[:CLASSES]
+    sheets = []
+    for i, name in enumerate(names):
+        y = one.generator.classes.index(name)
+        x_K3RR = drawn(one.generator, one.latents(COLUMNS), [y] * COLUMNS)
+        distance_K, nearest_K = torch.cdist(_features(extractor, x_K3RR), real_PD).min(1)
+        told = ", ".join(f"{distance:.3g}" for distance in distance_K.tolist())
+        note = f"distances {told}; from training pictures to their nearest: {typical:.3g} (median)"
+        strips = [Strip("generated", x_K3RR), Strip("nearest training pictures", x_P3RR[nearest_K.cpu()])]
+        sheets.append(Sheet(f"neighbours-{number}-{i}", name, strips, note))
+    return Sheets(sheets)
+
+
+def _features(extractor: FeatureExtractor, x_N3RR: Tensor) -> Tensor:
+    parts = [extractor(part.to(extractor.device)).pooled_ND for part in x_N3RR.split(AT_ONCE)]
+    return torch.cat(parts)
+
+
+def _training_pictures(one: Shown) -> Tensor:
+    """uint8 (P, 3, R, R).
+
+    Raises:
+        UserError: they are not there, or can't be read.
+    """
+    options: dict[str, Any] = dict(one.run.config.get("data") or {})
+    place = one.run.located(options.get("shards"))
+    if place is None:
+        raise UserError(f"the training pictures, {options.get('shards')}, are not there any more.")
+    known = DataConfig.model_fields
+    config = {key: value for key, value in options.items() if key in known}
+    pictures = open_pictures(DataConfig.model_validate(config | {"shards": str(place), "workers": 0}))
+    parts: list[Tensor] = []
+    for x_N3RR, _ in pictures.once(AT_ONCE):
+        parts.append(x_N3RR)
+        if AT_ONCE * len(parts) >= TRAINING:
+            break
+    return torch.cat(parts)[:TRAINING]
+
+
+def _extractor(one: Shown) -> FeatureExtractor:
+    """The run's.
+
+    Raises:
+        UserError: it was not measured, or the extractor is not there.
+    """
+    evaluation = one.run.config.get("eval")
+    if not evaluation:
+        raise UserError("the run was not measured (eval), so it names no features to compare by.")
+    name = str(evaluation.get("features"))
+    place = one.run.located(name)
+    device = one.generator.output_affine.gain.device
+    return load_extractor(str(place or name), evaluation.get("weights"), device)
