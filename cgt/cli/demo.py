@@ -12,6 +12,7 @@ METHODS = ("cgantransfer", "bsa")
 METRICS = "fid,kmmd,accuracy"
 GENERATED = 1500
 """Pictures behind each number of the table."""
+PAGE = "report.html"
 
 SHARDS: dict[str, dict[str, dict[str, Any]]] = {
     "shapes": {
@@ -45,6 +46,7 @@ def demo(
     from cgt.cli.eval import evaluate
     from cgt.cli.features import train as train_features
     from cgt.cli.pretrain import pretrain
+    from cgt.cli.report import report
     from cgt.cli.sample import sample
     from cgt.cli.shards import build
     from cgt.cli.transfer import transfer
@@ -92,10 +94,11 @@ def demo(
     for classes in ("old", "new"):
         for method in METHODS:
             sample(out / method, results / f"{method}-{classes}.png", classes)
-    report(out, results)
+    report([out / run for run in ("pretrain", *METHODS)], out / PAGE)
+    conclude(out, results)
 
 
-def report(out: Path, results: Path) -> None:
+def conclude(out: Path, results: Path) -> None:
     """Print the table, and where everything is; the table is kept as results/table.json."""
     import torch
     from rich.console import Console
@@ -132,6 +135,7 @@ def report(out: Path, results: Path) -> None:
     console.print(table)
     console.print(f"all {old} old classes: identical to the source's, to the bit")
     console.print(f"grids: {results}/*.png", highlight=False)
+    console.print(f"all of it on a page: {out / PAGE}", highlight=False)
     console.print(
         f"one generator with all {len(extended.classes)} classes: {find_model(out / METHODS[0])}",
         highlight=False,
@@ -154,7 +158,7 @@ def clear(out: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{out} exists already: name another folder with --out, or add --overwrite.")
-    written = {"shards", "features", "pretrain", "results", *METHODS}
+    written = {"shards", "features", "pretrain", "results", PAGE, *METHODS}
     others = sorted({path.name for path in out.iterdir()} - written)
     if others or Path.cwd().resolve().is_relative_to(out.resolve()):
         holds = f"holds {', '.join(others[:3])}, which no demo wrote" if others else "is the present folder"

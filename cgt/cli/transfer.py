@@ -64,6 +64,7 @@ def transfer(
             settings, pictures, pair.generator.config, pair.discriminator.config, pair, world.device
         )
         provenance = {
+            "config": config,
             "method": settings.method.name,
             "source": str(folder),
             "source_generator_sha256": sha256(folder / "generator.safetensors"),

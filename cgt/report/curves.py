@@ -74,10 +74,11 @@ def iterations(groups: Sequence[Group]) -> Section:
             range(len(places)), means, 0.7, xerr=spreads if any(spreads) else None, color=colours
         )
         axes.bar_label(bars, [f"{mean:,.0f}" for mean in means], padding=4)
-        axes.set_yticks(range(len(places)), [_shortened(name) for _, name in places])
+        axes.set_yticks(range(len(places)), [_short(name) for _, name in places])
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.grid(axis="y", visible=False)
+        axes.set_axisbelow(True)
         axes.set_xlabel("generator updates")
 
     told = "; ".join(f"{name} {statistics.fmean(values):,.0f}" for name, values in found.items())
@@ -194,6 +195,11 @@ def averaged(runs: Sequence[ReadRun], name: str) -> list[tuple[float, float, flo
     ]
 
 
+def _short(name: str) -> str:
+    """A group's name for a label: of a config the last part, and of that the end."""
+    return _shortened(name.rpartition("/")[2])
+
+
 def _curve(groups: Sequence[Group], name: str) -> Plot:
     lines = [(i, group, averaged(group.runs, name)) for i, group in enumerate(groups)]
     lines = [line for line in lines if line[2]]
@@ -218,10 +224,12 @@ def _beside_paper(groups: Sequence[Group]) -> list[list[str]]:
     for group in groups:
         bests = [best for run in group.runs if (best := run.best())]
         for cell in cells_of(group.shown.config_name or "") if bests else ():
+            if cell.paper is None:
+                continue
             key = "step" if cell.score == "iterations" else cell.score
             values = [best[key] for best in bests if key in best]
             form = FORMATS[cell.score]
-            paper = "–" if cell.paper is None else format(cell.paper, form)
+            paper = format(cell.paper, form)
             here = mean_and_spread(values, form)
             about = f"{cell.table}{' (drawn shapes)' if cell.scale == 'shapes' else ''}"
             rows.append([group.name, about, cell.row, cell.column, here, paper])

@@ -32,7 +32,7 @@ PALETTE = {colour: f"--series-{i}" for i, colour in enumerate(SERIES)} | {
     PAPER: "--paper",
 }
 SMALL = 64
-"""Pixels up to which pictures are kept to the bit, as PNG; larger ones are WebP, with losses."""
+"""Pixels up to which pictures of the page are kept to the bit; larger ones lose some."""
 
 _STYLE = {
     "axes.edgecolor": INK,
@@ -97,14 +97,10 @@ def strip_uri(x_K3HW: Tensor, side: int) -> tuple[str, int, int]:
         side: pixels that a picture has at most; larger ones are reduced to it.
     """
     image = to_pil(grid(fitted(x_K3HW, side), len(x_K3HW), gap=0))
-    small = min(side, x_K3HW.shape[-1]) <= SMALL
+    exact = min(side, x_K3HW.shape[-1]) <= SMALL
     buffer = io.BytesIO()
-    if small:
-        image.save(buffer, "png", optimize=True)
-    else:
-        image.save(buffer, "webp", quality=82, method=4)
-    kind = "png" if small else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size
+    image.save(buffer, "webp", lossless=exact, quality=100 if exact else 82, exact=exact)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size
 
 
 def sheet_file(sheet: Sheet) -> bytes:

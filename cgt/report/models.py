@@ -3,6 +3,7 @@
 Shapes: K pictures of a class, M new classes, N source classes, L sites, C channels, R resolution.
 """
 
+import contextlib
 import copy
 import functools
 from collections.abc import Sequence
@@ -113,9 +114,11 @@ class Shown:
 
     def strongest(self, name: str) -> str:
         """The old class that a new one is nearest to: by its scores, else by its tables; else the first."""
-        place = self.new_classes.index(name)
-        if self.bank is not None:
-            return self.old_classes[int(self.bank.similarity().abs().sum((0, 1))[:, place].argmax())]
+        place, bank = self.new_classes.index(name), None
+        with contextlib.suppress(UserError):  # the section of the scores says that they can't be read
+            bank = self.bank
+        if bank is not None:
+            return self.old_classes[int(bank.similarity().abs().sum((0, 1))[:, place].argmax())]
         banks = [cast(Bank, bank) for bank in self.generator.banks]
         if not all(isinstance(bank, ClassBank) for bank in banks):
             return self.old_classes[0]

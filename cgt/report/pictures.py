@@ -3,6 +3,7 @@ what they were, and ways from old classes to new ones.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from safetensors.torch import load_file
@@ -113,10 +114,19 @@ def _fill(section: Section, kind: str, names: Sequence[str], shown: Sequence[Sho
         for one in shown:
             if name in (one.new_classes if kind == "new" else one.old_classes):
                 y = one.generator.classes.index(name)
-                strips.append(Strip(one.name, drawn(one.generator, one.latents(COLUMNS), [y] * COLUMNS)))
+                _add(strips, Strip(one.name, drawn(one.generator, one.latents(COLUMNS), [y] * COLUMNS)))
         sheets.append(Sheet(f"{kind}-{i}", name, strips))
     section.blocks.append(Words("All generated pictures of a column come of the same latent."))
     section.blocks.append(Sheets(sheets))
+
+
+def _add(strips: list[Strip], strip: Strip) -> None:
+    """Add a run's pictures; where another's are the same, only its name."""
+    for i, other in enumerate(strips):
+        if other.label != "real" and torch.equal(other.x_K3HW, strip.x_K3HW):
+            strips[i] = replace(other, label=f"{other.label}; the same: {strip.label}")
+            return
+    strips.append(strip)
 
 
 def _compared(one: Shown) -> list[str]:

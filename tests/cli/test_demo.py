@@ -42,3 +42,6 @@ def test_it_ends_with_recognisable_new_classes_beside_the_old_ones(
     assert all(row["accuracy"] > 0.6 for row in rows)
     assert len(load_generator(find_model(out / "cgantransfer")).classes) == old + new
     assert len(list((out / "results").glob("*.png"))) == 4
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"{old} of {old} classes equal" in page
+    assert len(page.encode()) < 5_000_000

@@ -140,6 +140,30 @@ def test_shared_scores_are_one_pair_of_matrices() -> None:
     assert [tuple(p.shape) for p in bank(shared_scores=True).scores] == [(2, N, M)]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_tables_are_those_that_its_own_scores_give(shared: bool) -> None:
+    block = bank(latent=2, shared_scores=shared)
+    given = block.propagated(block.similarity())
+    for of_scores, own in zip(
+        (*given.scale, *given.shift), (*block.tables().scale, *block.tables().shift), strict=True
+    ):
+        torch.testing.assert_close(of_scores, own)
+    bare = block.propagated(block.similarity(), residuals=False)
+    assert not torch.allclose(bare.scale[0], given.scale[0])
+
+
+def test_each_pseudo_class_by_itself_is_what_a_score_of_one_gives() -> None:
+    block = bank()
+    n_source, n_new = block.similarity().shape[2:]
+    scores = torch.zeros_like(block.similarity())
+    scores[:, :, n_source - 1, 0] = 1
+    given, pseudo = block.propagated(scores, residuals=False), block.pseudo_classes()
+    for site in range(len(scores)):
+        assert torch.equal(given.scale[site][0], pseudo.scale[site][n_source - 1])
+        assert torch.equal(given.shift[site][0], pseudo.shift[site][n_source - 1])
+        assert not given.scale[site][n_new - 1].any()
+
+
 def test_baking_keeps_tables_latent_projections_and_statistics() -> None:
     block = bank(latent=2).float()
     block.statistics[0].mean.fill_(3.0)
