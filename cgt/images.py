@@ -4,7 +4,7 @@ Shapes: N pictures, 3 colours, H rows, W columns. uint8 0..255 stands for -1..1 
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +44,19 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def encode(image: Image.Image, jpeg_quality: int | None = None) -> bytes:
+    """An RGB image as JPEG of that quality (1..100) with colours at full resolution, or as PNG for None."""
+    buffer = io.BytesIO()
+    if jpeg_quality is None:
+        image.save(buffer, "png")
+    else:  # subsampling 0 keeps the colours at full resolution (4:4:4)
+        image.save(buffer, "jpeg", quality=jpeg_quality, subsampling=0)
+    return buffer.getvalue()
+
+
 def encode_png(x_3HW: Tensor) -> bytes:
     """One uint8 picture (3, H, W) as PNG bytes."""
-    return _png(to_pil(x_3HW))
+    return encode(to_pil(x_3HW))
 
 
 def grid(x_N3HW: Tensor, columns: int, gap: int = 2) -> Tensor:
@@ -62,18 +72,34 @@ def grid(x_N3HW: Tensor, columns: int, gap: int = 2) -> Tensor:
     return sheet
 
 
+def enlarged(x_N3HW: Tensor, zoom: int) -> Tensor:
+    """Pictures whose every pixel has become `zoom` x `zoom` of them."""
+    return x_N3HW.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+
+
 def save_grid(path: Path, x_N3HW: Tensor, columns: int, *, labels: Sequence[str] = (), zoom: int = 1) -> None:
     """Write a PNG grid of uint8 pictures, enlarged by the whole number `zoom`; `labels` name its rows."""
-    sheet = to_pil(grid(x_N3HW.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3), columns))
+    sheet = to_pil(grid(enlarged(x_N3HW, zoom), columns))
     if labels:
         sheet = _with_labels(sheet, labels)
-    write_bytes(path, _png(sheet))
+    write_bytes(path, encode(sheet))
 
 
-def _png(image: Image.Image) -> bytes:
+FILMS = {".webp": {"quality": 90}, ".gif": {}}
+"""The suffixes of films, and what Pillow is told for each. A GIF has 256 colours in each frame."""
+
+
+def save_film(path: Path, frames_3HW: Iterable[Tensor], fps: float) -> None:
+    """Write uint8 frames (3, H, W) of one size as a film without end; the suffix, of `FILMS`, is its format.
+
+    All frames are held. GIF counts in hundredths of a second, so that its speed is rounded.
+    """
+    kind = path.suffix.lower()
+    first, *others = map(to_pil, frames_3HW)
+    timing = {"duration": round(1000 / fps), "loop": 0}
     buffer = io.BytesIO()
-    image.save(buffer, "png")
-    return buffer.getvalue()
+    first.save(buffer, kind.removeprefix("."), save_all=True, append_images=others, **timing, **FILMS[kind])
+    write_bytes(path, buffer.getvalue())
 
 
 def _with_labels(sheet: Image.Image, labels: Sequence[str]) -> Image.Image:

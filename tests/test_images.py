@@ -84,3 +84,25 @@ def test_a_saved_grid_has_room_for_its_labels_and_shows_the_pictures_enlarged(tm
     assert labelled.height == plain.height
     assert images.from_pil(labelled)[:, :, margin:].equal(images.from_pil(plain))
     assert images.from_pil(labelled)[:, :, :margin].min() < 128  # something is written there
+
+
+@pytest.mark.parametrize("name", ["film.webp", "film.gif"])
+def test_a_film_has_its_frames_its_pace_and_no_end(tmp_path: Path, name: str) -> None:
+    frames = [torch.full((3, 16, 16), shade, dtype=torch.uint8) for shade in (0, 120, 250)]
+    images.save_film(tmp_path / name, iter(frames), fps=10)
+    with Image.open(tmp_path / name) as film:
+        assert film.n_frames == 3
+        assert film.info["loop"] == 0
+        for i, frame in enumerate(frames):
+            film.seek(i)
+            film.load()
+            assert film.info["duration"] == 100
+            shown = images.from_pil(film).float().mean()
+            assert shown == pytest.approx(float(frame.float().mean()), abs=4)
+
+
+def test_jpeg_has_the_asked_quality() -> None:
+    image = images.to_pil(torch.randint(256, (3, 32, 32), dtype=torch.uint8))
+    low, high = (images.encode(image, quality) for quality in (10, 95))
+    assert len(low) < len(high)
+    assert Image.open(io.BytesIO(high)).format == "JPEG"

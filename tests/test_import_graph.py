@@ -26,7 +26,7 @@ LEVELS = [
     ["cgt.models"],
     ["cgt.runs", "cgt.progress", "cgt.distributed", "cgt.launching", "cgt.batch_scripts"],
     ["cgt.config", "cgt.images", "cgt.launch_files"],
-    ["cgt.catalog", "cgt.files", "cgt.rng"],
+    ["cgt.catalog", "cgt.files", "cgt.rng", "cgt.threads"],
     ["cgt.errors", "cgt"],
 ]
 """A module imports from its own part and from parts on lower levels."""
@@ -35,9 +35,10 @@ SIDEWAYS = {("cgt.training", "cgt.data"), ("cgt.training", "cgt.metrics"), ("cgt
 """Who may use whom on one level."""
 
 MODELS_MAY_USE = {
+    "cgt.models.films": {"cgt.images"},
     "cgt.models.folder": {"cgt", "cgt.errors", "cgt.files", "cgt.images", "cgt.rng"},
     "cgt.models.record": {"cgt.errors"},
-    "cgt.models.sampling": {"cgt.images", "cgt.rng"},
+    "cgt.models.sampling": {"cgt.errors", "cgt.images", "cgt.rng"},
 }
 """Beside `cgt.models` itself: networks import torch alone."""
 

@@ -1,5 +1,7 @@
-"""`cgt sample`: pictures of a model's classes."""
+"""`cgt sample`: pictures of a model's classes, as a grid, a film, single files or shards."""
 
+import math
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +9,11 @@ from typing import Annotated
 import typer
 
 from cgt.cli.options import MODEL, OVERWRITE, SEED
-from cgt.files import FolderKind
+from cgt.errors import UserError
 
-RECORD = "samples.json"
-OTHER_PICTURES = {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf", ".svg"}
-KIND = FolderKind("a folder of samples", (RECORD,), ("[0-9]*/[0-9]*.png",))
+NOT_WRITTEN = re.compile(r"\.(jpe?g|bmp|tiff?|pdf|svg|apng|avif|mp4|webm|avi|mov|mkv|tar|zip)", re.IGNORECASE)
+"""Suffixes by which people ask for a file of a kind that there is not."""
+THREADS = min(8, os.cpu_count() or 1)
 
 
 def sample(
@@ -20,19 +22,23 @@ def sample(
         Path,
         typer.Option(
             "--out",
-            metavar="FILE.png|DIR",
-            help="A grid, one row a class; or a folder of single PNGs, with a subfolder NNN-NAME a class.",
+            metavar="FILE.png|FILE.webp|FILE.gif|DIR",
+            help="A grid, one row a class; a film from class to class and back; or a folder of single "
+            "pictures, with a subfolder NNN-NAME a class.",
         ),
     ],
     classes: Annotated[
         str | None,
         typer.Option(
             "--classes",
-            help="old, new, all, names (a,b), or a text file of names. [default: all]",
+            help="old, new, all, names (a,b), or a text file of names. A mix of classes is "
+            "NAME:WEIGHT+NAME:WEIGHT, such as a:0.5+b:0.5. [default: all]",
             show_default=False,
         ),
     ] = None,
-    per_class: Annotated[int, typer.Option("--per-class", min=1, help="Pictures of each class.")] = 8,
+    per_class: Annotated[
+        int, typer.Option("--per-class", min=1, help="Pictures of each class; of a film, in each frame.")
+    ] = 8,
     seed: SEED = 0,
     truncation: Annotated[
         float | None,
@@ -43,54 +49,93 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    shards: Annotated[
+        bool, typer.Option("--shards", help="Write the shard folder DIR, to train on or to measure.")
+    ] = False,
+    jpeg_quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Write single pictures as JPEG of this quality, not as PNG."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Of a film: from each class to the next.")] = 24,
+    fps: Annotated[float, typer.Option(min=0.1, help="Of a film: frames a second.")] = 12,
+    moving: Annotated[
+        bool,
+        typer.Option("--moving", help="Of a film: let the latents move, too; else the class alone does."),
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures made at once. They are the same ones for any number.")
+    ] = 64,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Threads that encode and write meanwhile.", show_default="one per core, at most 8"
+        ),
+    ] = THREADS,
     overwrite: OVERWRITE = False,
 ) -> None:
-    """Draw pictures of a model's classes, as a grid or one by one.
+    """Draw pictures of a model's classes: a grid, a film, single files, or a shard folder.
 
-    A folder has a samples.json that names the classes of its subfolders, the model and the options.
+    A folder has a samples.json that names the classes of its subfolders, the model and the options. The
+    columns of a grid are of one latent each; single pictures have latents of their own, which depend on the
+    seed, the class and the picture's number.
     """
-    import torch
-
-    from cgt.cli.classes import chosen_classes
+    from cgt.cli.classes import chosen_mixes
+    from cgt.cli.sample_outputs import KIND, Order, write_film, write_folder, write_grid, write_shards
+    from cgt.data.partial import refuse_output
     from cgt.distributed import device
-    from cgt.errors import UserError
-    from cgt.files import refuse_existing, replacing_folder, write_bytes, write_json
-    from cgt.images import encode_png, save_grid
+    from cgt.files import refuse_existing
+    from cgt.images import FILMS
     from cgt.models.folder import find_model, load_generator
-    from cgt.models.sampling import grid_zoom, sample_class
 
+    suffix = out.suffix.lower()
+    film = suffix in FILMS
+    _check(
+        out,
+        as_file=film or suffix == ".png",
+        shards=shards,
+        truncation=truncation,
+        jpeg_quality=jpeg_quality,
+    )
     folder = find_model(model)
-    as_grid = out.suffix.lower() == ".png"
-    if out.suffix.lower() in OTHER_PICTURES:
-        raise UserError(
-            f"--out {out}: a grid is written as .png; name FILE.png, or a folder for single pictures."
-        )
-    refuse_existing(out, overwrite=overwrite, kind=None if as_grid else KIND, inputs=(folder,))
-    generator = load_generator(folder).to(device())
-    names = chosen_classes(generator, classes)
-    pictures = {
-        name: sample_class(generator, name, per_class, seed=seed, truncation=truncation) for name in names
-    }
-    if as_grid:
-        sheet = torch.cat(list(pictures.values()))
-        save_grid(out, sheet, per_class, labels=names, zoom=grid_zoom(generator))
+    if shards:
+        refuse_output(out, (str(folder),), overwrite=overwrite)
     else:
-        subfolders = {subfolder(generator.classes.index(name), name): name for name in names}
-        record = {
-            "model": str(folder),
-            "classes": subfolders,
-            "per_class": per_class,
-            "seed": seed,
-            "truncation": truncation,
-        }
-        with replacing_folder(out) as temporary:
-            write_json(temporary / RECORD, record)
-            for part, name in subfolders.items():
-                for i, x_3RR in enumerate(pictures[name]):
-                    write_bytes(temporary / part / f"{i:05d}.png", encode_png(x_3RR))
-    typer.echo(f"{len(names) * per_class} pictures of {len(names)} classes: {out}", err=True)
+        single = not film and suffix != ".png"
+        refuse_existing(out, overwrite=overwrite, kind=KIND if single else None, inputs=(folder,))
+    generator = load_generator(folder).to(device())
+    mixes = chosen_mixes(generator, classes)
+    order = Order(folder, generator, tuple(mixes), per_class, seed, truncation, batch_size)
+    if film:
+        write_film(out, order, frames, fps, moving=moving)
+    elif suffix == ".png":
+        write_grid(out, order)
+    elif shards:
+        write_shards(out, order, jpeg_quality, workers, overwrite=overwrite)
+    else:
+        write_folder(out, order, jpeg_quality, workers)
+    shown = f"{frames * len(mixes)} frames between" if film else f"{len(mixes) * per_class} pictures of"
+    typer.echo(f"{shown} {len(mixes)} classes: {out}", err=True)
 
 
-def subfolder(number: int, name: str) -> str:
-    """A name for the folder of a class: its id and what of its name is safe on any disk."""
-    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9]+', '-', name)[:60].strip('-')}".rstrip("-")
+def _check(
+    out: Path, *, as_file: bool, shards: bool, truncation: float | None, jpeg_quality: int | None
+) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        UserError: naming them.
+    """
+    if NOT_WRITTEN.fullmatch(out.suffix):
+        raise UserError(
+            f"--out {out}: a grid is written as .png and a film as .webp or .gif; name such a file, or a "
+            "folder for single pictures."
+        )
+    if shards and as_file:
+        raise UserError(f"--out {out}: --shards writes a folder: name one, or leave --shards out.")
+    if jpeg_quality is not None and as_file:
+        raise UserError(
+            f"--jpeg-quality is for single pictures, and --out {out} is one file: name a folder, or leave "
+            "it out."
+        )
+    if truncation is not None and not math.isfinite(truncation):
+        raise UserError(f"--truncation {truncation}: give a number above 0, such as 0.5.")

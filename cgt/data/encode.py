@@ -150,14 +150,9 @@ def encode(load: Load, recipe: Recipe, picture: Picture, *, all_parts: bool = Fa
         return Unreadable(reason.encode(errors="backslashreplace").decode())
     if not all_parts and not recipe.takes(digest):
         return None
-    buffer = io.BytesIO()
-    square = squared(image, recipe.size, recipe.resample)
-    if recipe.jpeg_quality is None:
-        square.save(buffer, "png")
-    else:  # subsampling 0 keeps the colours at full resolution (4:4:4)
-        square.save(buffer, "jpeg", quality=recipe.jpeg_quality, subsampling=0)
+    content = images.encode(squared(image, recipe.size, recipe.resample), recipe.jpeg_quality)
     label = str(recipe.labels[picture.class_name]).encode()
-    return Sample(members(picture.key, {"cls": label, recipe.encoding: buffer.getvalue()}), digest)
+    return Sample(members(picture.key, {"cls": label, recipe.encoding: content}), digest)
 
 
 def content_digest(image: Image.Image) -> bytes:

@@ -1,15 +1,22 @@
-"""Pictures of chosen classes from a generator.
+"""Pictures of chosen classes, and of mixes of them, from a generator.
 
-Shapes: K pictures of a class, Z latent size, R resolution.
+A picture is a function of (seed, its class, its number): neither the batch size nor what else is drawn with
+it changes more than the rounding of its last bits.
+
+Shapes: N pictures, J classes that are mixed, K pictures of a class, Z latent size, R resolution.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cgt import rng
+from cgt.errors import RunError
 from cgt.images import save_grid, to_uint8
 from cgt.models.biggan import Generator
 
@@ -18,34 +25,105 @@ GRID_CELL = 64
 """Pixels that a picture of a grid has at least, so that small ones can be seen."""
 
 
-@torch.no_grad()
-def sample_class(
-    generator: Generator, name: str, count: int, *, seed: int, truncation: float | None = None
-) -> Tensor:
-    """`count` pictures of the class `name`, uint8 (K, 3, R, R), on the CPU.
+@dataclass(frozen=True)
+class Mix:
+    """What a picture is of: one class, or a point between several."""
 
-    All classes are drawn from the same latents, so that the columns of a grid compare. More pictures of one
-    seed begin with the fewer ones.
+    name: str
+    """As people write it: a class's name, or "tench:0.5+alley:0.5"."""
+    parts: tuple[tuple[str, float], ...]
+    """Names of classes, and their weights, which add up to 1."""
+
+    @classmethod
+    def of(cls, name: str) -> "Mix":
+        """The class `name` alone."""
+        return cls(name, ((name, 1.0),))
+
+    def towards(self, other: "Mix", share: float) -> "Mix":
+        """The point at `share` of the way to another, from 0 (this) to 1 (the other)."""
+        weights = {name: (1 - share) * weight for name, weight in self.parts}
+        for name, weight in other.parts:
+            weights[name] = weights.get(name, 0.0) + share * weight
+        parts = tuple((name, weight) for name, weight in weights.items() if weight)
+        return Mix("+".join(f"{name}:{weight:g}" for name, weight in parts), parts)
+
+
+class Drawn(NamedTuple):
+    """What a picture is made of."""
+
+    z_Z: Tensor
+    mix: Mix
+
+
+def latent(
+    generator: Generator, number: int, *, seed: int, truncation: float | None = None, stream: str = "sample"
+) -> Tensor:
+    """The latent (Z,) of picture `number`.
+
+    Args:
+        generator: whose Z it is.
+        number: from 0.
+        seed: of all pictures.
+        truncation: cut N(0, 1) off at plus and minus this; None for all of it.
+        stream: others get other latents of the same numbers.
+    """
+    if truncation is None:
+        return rng.normal((generator.dim_z,), seed, stream, number)
+    return rng.truncated_normal((generator.dim_z,), truncation, seed, stream, number)
+
+
+def own_latents(
+    generator: Generator, wanted: Iterable[tuple[Mix, int]], *, seed: int, truncation: float | None = None
+) -> Iterator[Drawn]:
+    """Pictures by what they are of and their numbers, whose latents no other class has: for data sets."""
+    for mix, number in wanted:
+        stream = f"sample {mix.name}"
+        yield Drawn(latent(generator, number, seed=seed, truncation=truncation, stream=stream), mix)
+
+
+def shared_latents(
+    generator: Generator, mixes: Sequence[Mix], count: int, *, seed: int, truncation: float | None = None
+) -> Iterator[Drawn]:
+    """`count` pictures of each, of the same latents: so the columns of a grid compare."""
+    z_KZ = [latent(generator, number, seed=seed, truncation=truncation) for number in range(count)]
+    return (Drawn(z_Z, mix) for mix in mixes for z_Z in z_KZ)
+
+
+@torch.no_grad()
+def pictures_of(
+    generator: Generator, drawn: Iterable[Drawn], batch_size: int = PICTURES_AT_ONCE
+) -> Iterator[Tensor]:
+    """The pictures, uint8 (3, R, R) each, on the CPU, a batch of them made when the first is asked for.
 
     Args:
         generator: in eval mode.
-        name: one of `generator.classes`.
-        count: K.
-        seed: of the latents.
-        truncation: cut the latents' N(0, 1) off at plus and minus this; None for all of it.
+        drawn: in order.
+        batch_size: pictures at once.
+
+    Raises:
+        RunError: the generator makes values that are not finite.
     """
     device = next(generator.parameters()).device
-    y = generator.classes.index(name)
-    parts = []
-    for start in range(0, count, PICTURES_AT_ONCE):
-        shape = (PICTURES_AT_ONCE, generator.dim_z)
-        if truncation is None:
-            z_KZ = rng.normal(shape, seed, "sample", start)
+    number = {name: y for y, name in enumerate(generator.classes)}
+    drawn = iter(drawn)
+    while batch := list(itertools.islice(drawn, batch_size)):
+        z_NZ = torch.stack([z_Z for z_Z, _ in batch]).to(device)
+        most = max(len(mix.parts) for _, mix in batch)
+        # What has fewer parts than others is filled up with a class that weighs nothing.
+        parts = [(*mix.parts, *((generator.classes[0], 0.0),) * (most - len(mix.parts))) for _, mix in batch]
+        y_NJ = torch.tensor([[number[name] for name, _ in row] for row in parts], device=device)
+        if most == 1:
+            x_N3RR = generator(z_NZ, y_NJ[:, 0])
         else:
-            z_KZ = rng.truncated_normal(shape, truncation, seed, "sample", start)
-        z_KZ = z_KZ[: count - start].to(device)
-        parts.append(to_uint8(generator(z_KZ, torch.full((len(z_KZ),), y, device=device))).cpu())
-    return torch.cat(parts)
+            weight_NJ = torch.tensor([[weight for _, weight in row] for row in parts], device=device)
+            x_N3RR = generator.interpolate(z_NZ, y_NJ, weight_NJ)
+        if not x_N3RR.isfinite().all():
+            raise RunError(
+                "the generator makes pictures with values that are not finite (NaN or infinity): its "
+                "training has diverged. Take an earlier checkpoint, or train again with a lower learning "
+                "rate."
+            )
+        yield from to_uint8(x_N3RR).cpu()
 
 
 @torch.no_grad()
