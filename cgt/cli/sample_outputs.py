@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cgt.data.generated import Wanted, write_generated
+from cgt.data.loose import SAMPLES as RECORD
 from cgt.errors import UserError
 from cgt.files import FolderKind, replacing_folder, sha256, write_json
 from cgt.images import encode, save_film, save_grid, to_pil
@@ -19,7 +20,6 @@ from cgt.models.sampling import Mix, grid_zoom, own_latents, pictures_of, shared
 from cgt.progress import work_progress
 from cgt.threads import in_threads
 
-RECORD = "samples.json"
 KIND = FolderKind(
     "a folder of samples",
     (RECORD,),

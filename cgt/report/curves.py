@@ -248,7 +248,7 @@ def _way(run: ReadRun) -> str:
 
 
 def _arrow(name: str, groups: Sequence[Group]) -> str:
-    from cgt.metrics.suite import directions
+    from cgt.metrics.settings import directions
 
     metrics = {metric for run in _runs(groups) if run.measured for metric in run.config["eval"]["metrics"]}
     arrow: Callable[[str], str] = {"lower": " ↓", "higher": " ↑"}.get  # type: ignore[assignment]

@@ -86,7 +86,7 @@ class ReadRun:
 
     def best(self) -> Mapping[str, float] | None:
         """The evaluation with the best score; None where there is none."""
-        from cgt.metrics.suite import lower_is_better
+        from cgt.metrics.settings import lower_is_better
 
         name = self.best_metric
         scored = [record for record in self.measured if name and math.isfinite(record[name])]

@@ -70,7 +70,7 @@ def test_a_file_that_came_damaged_is_not_kept(published, cache):
     assert [path.name for path in cache.iterdir()] == [".weights.pth.lock"]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/weights.pth", "file:///nowhere/weights.pth"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/weights.pth", "file:/nowhere/weights.pth"])
 def test_without_a_network_the_file_its_source_and_the_option_are_named(published, cache, url):
     with pytest.raises(RunError) as caught:
         dataclasses.replace(published, url=url).fetched()
