@@ -3,7 +3,7 @@
 import dataclasses
 import multiprocessing
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 import torch
 
