@@ -18,5 +18,5 @@ def test_every_metric_and_score_is_on_the_page(name):
 
 
 @pytest.mark.parametrize("name", [name for name in catalog.names(PACKAGE) if name != "cnn"])
-def test_every_extractor_and_its_resize_are_on_the_page(name):
+def test_every_extractor_is_on_the_page(name):
     assert f"| `{name}` |" in PAGE
