@@ -24,7 +24,7 @@ ARROWS = {"lower": "lower is better", "higher": "higher is better", "neither": "
 MEASURED = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="A model folder, a run folder (its best, then latest, model), or pictures: shards, or a folder "
         "of files with a subfolder for each class. It may be left out with --save-stats.",
         show_default=False,

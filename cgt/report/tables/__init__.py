@@ -1,0 +1,1 @@
+"""The tables, one YAML file each; read through `cgt.report.paper`."""
