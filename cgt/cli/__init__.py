@@ -128,6 +128,6 @@ def _overview(
     """Grow a class-conditional image generator by new classes from few pictures, without spoiling what it
     already makes.
 
-    The way of the work: pictures -> shards -> pretrain -> transfer -> eval, sample. `cgt demo` walks all of
-    it on built-in pictures.
+    The way of the work: pictures -> shards -> pretrain -> transfer -> eval, sample, report. `cgt demo` walks
+    all of it on built-in pictures.
     """

@@ -27,11 +27,7 @@ def read_groups(paths: Sequence[Path]) -> list[Group]:
 
 
 def sections_of(groups: Sequence[Group]) -> Iterator[Section]:
-    """All sections of a report, one after the other; those with pictures take their time.
-
-    Raises:
-        UserError: a model is damaged.
-    """
+    """All sections of a report, one after the other; those with pictures take their time."""
     yield settings.settings(groups)
     yield curves.curves(groups)
     yield curves.iterations(groups)
@@ -40,8 +36,14 @@ def sections_of(groups: Sequence[Group]) -> Iterator[Section]:
     from cgt.report import neighbours, pictures, propagated
     from cgt.report.models import shown
 
-    chosen = [shown(group) for group in with_models[:SHOWN]]
+    chosen, refused = [], []
+    for group in with_models[:SHOWN]:
+        try:
+            chosen.append(shown(group))
+        except UserError as error:
+            refused.append(Words(f"{group.name} is not shown: {error}"))
     first = pictures.new_classes(chosen)
+    first.blocks[:0] = refused
     if left_out := with_models[SHOWN:]:
         names = ", ".join(group.name for group in left_out)
         first.blocks.insert(0, Words(f"Pictures are of the first {SHOWN} runs, without {names}."))

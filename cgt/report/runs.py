@@ -3,6 +3,7 @@
 A run that still trains, or that was killed, is read as far as it came; nothing is written.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -60,12 +61,10 @@ class ReadRun:
 
     @functools.cached_property
     def model(self) -> ModelRecord | None:
-        """What config.json of the checkpoint's model says.
-
-        Raises:
-            UserError: it is damaged.
-        """
-        return read_record(self.checkpoint / "model") if self.checkpoint else None
+        """What config.json of the checkpoint's model says; None where there is none that can be read."""
+        with contextlib.suppress(UserError):
+            return read_record(self.checkpoint / "model") if self.checkpoint else None
+        return None
 
     @property
     def model_step(self) -> int | None:

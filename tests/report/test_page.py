@@ -203,6 +203,16 @@ def test_a_damaged_state_leaves_out_the_scores_alone(own: Own) -> None:
     assert "identical to the bit" in text
 
 
+@pytest.mark.parametrize("file", ["config.json", "generator.safetensors"])
+def test_a_damaged_model_leaves_out_the_pictures_alone(own: Own, file: str) -> None:
+    run = own("bsa")
+    ((run / "best").resolve() / "model" / file).write_bytes(b"{")
+    text = text_of([run])
+    assert "shapes/bsa is not shown: " in text
+    assert "<img" not in text
+    assert 'aria-label="Curves of' in text
+
+
 def test_runs_of_other_resolutions_stand_beside_each_other(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
