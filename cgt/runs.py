@@ -4,6 +4,7 @@ RUN/config.yaml         every option, as `cgt pretrain RUN/config.yaml` reads it
 RUN/provenance.json     versions, command, device, and where the source came from
 RUN/metrics.jsonl       one JSON object a line: losses, learning rates and metrics by step
 RUN/samples/            grids by step
+RUN/trackers/           what trackers keep here, where the config names any
 RUN/checkpoints/, RUN/latest, RUN/best     see cgt/training/checkpoint.py
 """
 
@@ -30,7 +31,7 @@ from cgt.errors import UserError
 from cgt.files import explained, write_json, write_text
 
 PACKAGES = ("cgt", "torch", "accelerate", "webdataset", "torchmetrics", "numpy", "Pillow")
-MAY_CHANGE = ("strategy", "gradient_checkpointing", "timeout")
+MAY_CHANGE = ("strategy", "gradient_checkpointing", "timeout", "trackers")
 """Keys of a config that say how the work is done, not what it is: a run may go on with others."""
 VISIBLE_AFTER = 60.0
 """Seconds after which all machines see what one of them has written."""
@@ -42,6 +43,7 @@ ENTRIES = {
     "provenance.json",
     "metrics.jsonl",
     "samples",
+    "trackers",
     "checkpoints",
     "latest",
     "best",
@@ -180,20 +182,24 @@ class RunFolder:
         with explained(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop the records of steps after `step`, which a resumed run makes again.
+    def forget_after(self, step: int) -> list[dict[str, Any]]:
+        """Drop the records of steps after `step`, which a resumed run makes again, and return them.
 
         A half-written last line goes too.
         """
         path = self.path / "metrics.jsonl"
         if not path.is_file():
-            return
-        kept = []
+            return []
+        kept, dropped = [], []
         for line in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                if json.loads(line)["step"] <= step:
+                record = json.loads(line)
+                if record["step"] <= step:
                     kept.append(line + "\n")
+                else:
+                    dropped.append(record)
         write_text(path, "".join(kept))
+        return dropped
 
 
 def versions() -> dict[str, Any]:
@@ -211,17 +217,19 @@ def versions() -> dict[str, Any]:
     }
 
 
-def options_of(config: Section) -> dict[str, str]:
-    """Every option of a config by its key, for comparing."""
-    return dict(_flat(yaml.safe_load(dump(config))))
+def options_of(config: Section) -> dict[str, bool | int | float | str]:
+    """Every option of a config by its key, such as `optim.eps`; lists and None as text."""
+    plain = (bool, int, float, str)
+    values = _flat(yaml.safe_load(dump(config)))
+    return {key: value if isinstance(value, plain) else str(value) for key, value in values}
 
 
-def _flat(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(values, dict):
         for name, value in values.items():
             yield from _flat(value, f"{key}.{name}" if key else name)
     else:
-        yield key, str(values)
+        yield key, values
 
 
 def _commit() -> str | None:

@@ -20,6 +20,7 @@ from cgt.runs import RunFolder, options_of, versions
 from cgt.training.loop import Evaluation, train
 from cgt.training.settings import RunConfig
 from cgt.training.strategies.choice import check
+from cgt.training.trackers import check_trackers
 from cgt.transfer.base import Method, Source, Task
 
 PICTURES_AT_ONCE = 256
@@ -36,12 +37,14 @@ def meet(settings: RunConfig) -> World:
     """This process's place among those of the run, which must be able to train together as it says.
 
     Raises:
-        UserError: they can't share the batch, or can't train by that strategy.
+        UserError: they can't share the batch, can't train by that strategy, or a tracker is not installed.
     """
     world = launched_world(settings.precision, timeout=settings.timeout)
     with world.together():
         settings.check_share(world.size)
         check(settings.strategy, world, compiled=settings.compile)
+        if world.is_main:
+            check_trackers(settings.trackers)
     return world
 
 
@@ -94,7 +97,7 @@ def execute(
         The last checkpoint's folder.
     """
     provenance = {**(provenance or {}), "data": settings.data.shards, "data_sha256": pictures.digest}
-    options = {f"option {key}": value for key, value in options_of(settings).items()}
+    options = {f"option {key}": str(value) for key, value in options_of(settings).items()}
     facts = {name: str(value) for name, value in provenance.items()}
     world.agree({**options, "choice of --resume": str(resume), **_code(), **facts})
     with world.together():

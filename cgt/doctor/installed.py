@@ -10,7 +10,9 @@ from cgt import __version__
 EXTRAS = {
     "deepspeed": "training with DeepSpeed ZeRO",
     "export": "ONNX files",
-    "trackers": "TensorBoard and Weights & Biases logs",
+    "tensorboard": "logs for TensorBoard",
+    "wandb": "logs for Weights & Biases",
+    "mlflow": "logs for MLflow",
     "digits": "the built-in digits",
     "imagenet": "shards from ImageNet with the official devkit",
     "parquet": "shards from Parquet files and saved data sets",

@@ -16,11 +16,12 @@ from cgt.models.folder import save_model
 from cgt.models.layers import plain
 from cgt.models.sampling import write_class_grid
 from cgt.progress import StepsProgress, steps_progress
-from cgt.runs import RunFolder
+from cgt.runs import RunFolder, options_of
 from cgt.training.checkpoint import Checkpoints
 from cgt.training.preemption import Preemption
 from cgt.training.settings import RunConfig
 from cgt.training.step import Losses, train_step
+from cgt.training.trackers import Trackers, start_trackers
 from cgt.training.trainer import Trainer, build_trainer, snapshot
 from cgt.training.watchdog import Watch
 from cgt.transfer.base import Method
@@ -86,14 +87,19 @@ def train(
     trainer = build_trainer(config, method, world)
     checkpoints = Checkpoints(run.path, config.checkpoint, world)
     best, first, due = Best(), 0, False
+    again: list[dict[str, Any]] = []
     if resume:
         if state := checkpoints.load():
             trainer.load_state_dict(state)
             first, best, due = state["step"], Best(**state["best"]), state["due"]
         if world.is_main:
-            run.forget_after(first)
+            again = run.forget_after(first)
+    with world.together():
+        configs = config.trackers if world.is_main else ()
+        trackers = start_trackers(configs, run.path, options_of(config), again)
     aside = world.aside()
     with (
+        contextlib.closing(trackers),
         _naming_last_checkpoint(checkpoints),
         Watch(aside) as watch,
         Preemption(aside) as preemption,
@@ -101,7 +107,8 @@ def train(
         _progress(trainer, first) as progress,
     ):
         watch.reached(first)
-        milestones = _Milestones(trainer, run, checkpoints, evaluation, provenance, progress)
+        journal = _Journal(run, trackers)
+        milestones = _Milestones(trainer, journal, checkpoints, evaluation, provenance, progress)
         if due:
             best = milestones.reach(first, best, evaluate=True, save=True)
         stopped = _steps(trainer, pictures, first, best, milestones, watch, preemption)
@@ -126,7 +133,7 @@ def _steps(
     """Steps from `first` on, and what comes between them, to the end or until the machine is wanted; then the
     number of the last one is returned.
     """
-    config, world, run = trainer.config, trainer.world, milestones.run
+    config, world = trainer.config, trainer.world
     updates = trainer.batches_per_step
     batches = pictures.batches(
         config.batch_size, seed=config.seed, first=first * updates, rank=world.rank, world=world.size
@@ -142,7 +149,9 @@ def _steps(
         if world.is_main and (last or done % config.log_every == 0):
             images = done * config.batch_size * updates
             skipped = {"skipped": len(pictures.skipped)} if pictures.skipped else {}
-            run.log({"step": done, "images": images, **losses, **_learning_rates(trainer), **skipped})
+            milestones.journal.log(
+                {"step": done, "images": images, **losses, **_learning_rates(trainer), **skipped}
+            )
         evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
         if stop:
             milestones.put_off(done, best, due=evaluate)
@@ -153,11 +162,32 @@ def _steps(
 
 
 @dataclass(frozen=True)
+class _Journal:
+    """Where rank 0 writes what comes of the steps: the run folder, and trackers."""
+
+    run: RunFolder
+    trackers: Trackers
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Keep losses or metrics of a step."""
+        self.run.log(record)
+        self.trackers.log(record)
+
+    def show(self, generator: Generator, step: int, seed: int) -> None:
+        """Keep a grid of what the generator makes."""
+        picture = self.run.path / "samples" / f"{step:08d}.png"
+        made_before = picture.exists()
+        write_grid(picture, generator, seed)
+        if not made_before:
+            self.trackers.show(picture, step)
+
+
+@dataclass(frozen=True)
 class _Milestones:
     """What happens between steps: grids, measuring, saving. Rank 0 alone writes and decides."""
 
     trainer: Trainer
-    run: RunFolder
+    journal: _Journal
     checkpoints: Checkpoints
     evaluation: Evaluation | None
     provenance: Mapping[str, Any]
@@ -170,7 +200,7 @@ class _Milestones:
         generator = snapshot(self.trainer)
         improved = False
         if evaluate and world.is_main:
-            write_grid(self.run.path / "samples" / f"{done:08d}.png", generator, self.trainer.config.seed)
+            self.journal.show(generator, done, self.trainer.config.seed)
         if evaluate and self.evaluation is not None:
             try:
                 metrics = world.gather(dict(self.evaluation.measure(generator)))[0]
@@ -179,7 +209,7 @@ class _Milestones:
                 self._save(generator, done, best, due=True)
                 raise
             if self.progress is not None:
-                self.run.log({"step": done, **metrics})
+                self.journal.log({"step": done, **metrics})
                 self.progress.report(done, metrics)
             score = metrics[self.evaluation.best]
             improved = best.beaten_by(score, lower_is_better=self.evaluation.lower_is_better)

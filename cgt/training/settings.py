@@ -3,9 +3,9 @@
 All lengths are in steps; a step is one generator update.
 """
 
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cgt.config import Section
 from cgt.data import DataConfig
@@ -18,6 +18,7 @@ from cgt.training.checkpoint import CheckpointConfig
 from cgt.training.ema import EMAConfig
 from cgt.training.optim import OptimConfig
 from cgt.training.strategies.choice import StrategyConfig
+from cgt.training.trackers import TrackerConfig, spelled_out
 from cgt.transfer.base import Method, MethodConfig
 from cgt.transfer.supervised import SupervisedExtension
 
@@ -57,6 +58,9 @@ class RunConfig(Section):
     eval: EvalConfig | None = None
     """How the run is measured; None to train without, the latest model then being the best."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    trackers: Annotated[tuple[TrackerConfig, ...], BeforeValidator(spelled_out)] = ()
+    """Where losses, metrics and sample grids go beside metrics.jsonl: names, such as `[tensorboard, wandb]`,
+    or sections with the keys `name`, `project` and `options`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":

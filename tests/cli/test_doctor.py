@@ -21,7 +21,7 @@ REQUIRED = [
     "numpy>=2",
     "nowhere>=3",
     'half>=1; extra == "export"',
-    'torch>=99; extra == "trackers"',
+    'torch>=99; extra == "wandb"',
 ]
 
 
@@ -44,7 +44,7 @@ def test_versions_are_held_against_what_the_package_asks_for() -> None:
 def test_an_extra_lacks_what_is_not_there_and_what_is_too_old() -> None:
     missing = {extra["name"]: extra["missing"] for extra in packages()["extras"]}
     assert missing["export"] == ["half>=1"]
-    assert missing["trackers"] == ["torch>=99"]
+    assert missing["wandb"] == ["torch>=99"]
     assert missing["deepspeed"] == []
 
 
