@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 MANY_PAIRS = 10**8
 """Pairs of pictures whose comparing takes seconds, so that it is shown."""
 METRIC_NAMES = ", ".join(catalog.names("cgt.metrics"))
-EXTRACTORS = ", ".join(name for name in catalog.names("cgt.metrics.features") if name != "cnn")
 ARROWS = {"lower": "lower is better", "higher": "higher is better", "neither": ""}
 
 MEASURED = Annotated[
@@ -48,7 +47,8 @@ FEATURES = Annotated[
     str,
     typer.Option(
         metavar="NAME|FOLDER",
-        help=f"Feature extractor: {EXTRACTORS}, or what `cgt features train` made.",
+        help="Feature extractor: inception-tf, inception-torchvision, clean, dinov2, or what `cgt features "
+        "train` made.",
     ),
 ]
 WEIGHTS = Annotated[

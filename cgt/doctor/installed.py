@@ -9,6 +9,7 @@ from cgt import __version__
 
 EXTRAS = {
     "deepspeed": "training with DeepSpeed ZeRO",
+    "dinov2": "features of DINOv2",
     "export": "ONNX files",
     "tensorboard": "logs for TensorBoard",
     "wandb": "logs for Weights & Biases",

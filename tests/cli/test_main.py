@@ -42,7 +42,10 @@ def test_the_verbs_stand_in_the_order_of_the_work(capsys: pytest.CaptureFixture[
     assert cli.main(["--help"]) == 0
     listed = capsys.readouterr().out.partition("Commands:")[2].split("\n")
     words = [line.split()[0] for line in listed if line.startswith("  ") and not line.startswith("   ")]
-    assert " ".join(words) == "demo shards features pretrain transfer banks eval sample convert launch doctor"
+    assert (
+        " ".join(words)
+        == "demo shards features pretrain transfer banks eval sample report convert launch doctor"
+    )
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

@@ -137,7 +137,7 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
     ),
     "a grid in another format": (
         lambda w, t: ["sample", str(w / "source"), "--out", str(t / "x.jpg")],
-        ["x.jpg", "FILE.png"],
+        ["x.jpg", "as .png"],
     ),
     "an output that exists": (
         lambda w, t: ["sample", str(w / "source"), "--out", str(w / "source" / "config.yaml")],
