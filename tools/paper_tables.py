@@ -124,6 +124,7 @@ class Report:
                     if scores := self._scores(row, column, seed):
                         key = row.name, config, seed
                         lines[key] = dict(zip(("row", "config", "seed"), key, strict=True))
+                        lines[key]["run"] = self.table.run(row.config, column, self.scale, seed).name
                         lines[key] |= {score: scores[score] for score in FORMATS if score in scores}
         return list(lines.values())
 
@@ -132,7 +133,7 @@ class Report:
         lines: list[dict[str, object]] = []
         for name, result in self.results.items():
             config, _, seed = name.rpartition("/")
-            lines += [{"config": config, "seed": int(seed), **record} for record in result.curve]
+            lines += [{"run": name, "config": config, "seed": int(seed), **record} for record in result.curve]
         return lines
 
     def _draw(self, file: Path) -> None:

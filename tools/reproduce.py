@@ -26,14 +26,17 @@ from typing import Any, get_args
 from paper_tables import Report
 from table_runs import Inputs, Work, devices
 
+from cgt.catalog import did_you_mean
 from cgt.cli.demo import GENERATED
-from cgt.config import load
+from cgt.cli.transfer import chosen
+from cgt.config import load, read
 from cgt.data.manifest import open_shards
 from cgt.errors import RunError, UserError
 from cgt.files import write_json
 from cgt.models.folder import find_model
 from cgt.progress import stderr_console, work_progress
-from cgt.report.paper import TABLES, Scale, Table
+from cgt.report.paper import TABLES, Run, Scale, Table
+from cgt.training.settings import PretrainConfig, TransferConfig
 
 SHAPES_OVERRIDES = ("eval.images=500",)
 GIVEN = ("data", "reference", "source")
@@ -48,8 +51,7 @@ def reproduce(options: argparse.Namespace) -> int:
         RunError: what all rows need failed.
     """
     scale: Scale = options.scale
-    known = TABLES / f"{options.table}.yaml"
-    table = load(Table, str(known if known.is_file() else options.table))
+    table = load(Table, str(table_file(options.table)))
     runs = table.runs(scale, options.seeds)
     if not runs:
         raise UserError(f"no column of {options.table} has configs for --scale {scale}.")
@@ -63,6 +65,7 @@ def reproduce(options: argparse.Namespace) -> int:
         features = features or str(options.out / "features")
         images = images or GENERATED
         overrides = [*SHAPES_OVERRIDES, *overrides]
+    check_configs(runs, overrides)
     settings = {"scale": scale, "features": features, "weights": options.weights, "images": images}
     settings |= {"set": options.set} | {f"inputs of {name}": vars(of) for name, of in inputs.items()}
     settings |= {} if inputs else {"source": options.source}
@@ -82,6 +85,34 @@ def reproduce(options: argparse.Namespace) -> int:
     print(report.markdown())
     stderr_console().print(f"written: {', '.join(map(str, written))}")
     return 1 if failures else 0
+
+
+def table_file(table: str) -> Path:
+    """The file of the table that was named.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = {file.stem: file for file in sorted(TABLES.glob("*.yaml"))}
+    if table in known:
+        return known[table]
+    if not Path(table).is_file():
+        raise UserError(
+            f"there is no table {table!r}{did_you_mean(table, known)}: name one of {', '.join(known)}, or a "
+            "YAML file like those in cgt/report/tables."
+        )
+    return Path(table)
+
+
+def check_configs(runs: Sequence[Run], overrides: Sequence[str]) -> None:
+    """Read all configs once, so that a mistake in them ends the command before any work.
+
+    Raises:
+        UserError: naming the config, what is wrong in it, and the override that set it.
+    """
+    for config in dict.fromkeys(run.config for run in runs):
+        chosen(read(TransferConfig, config, ["data=the new classes", *overrides]))
+    load(PretrainConfig, "shapes/pretrain", ["data=the old classes", *overrides])
 
 
 def given_inputs(options: argparse.Namespace, datasets: Sequence[str]) -> dict[str, Inputs]:

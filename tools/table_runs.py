@@ -174,6 +174,8 @@ class Work:
         def do(run: Run) -> Result:
             if run.after is not None and futures[Run(run.after, run.seed)].exception():
                 raise RunError(f"{run.name} has no source, for {run.after} failed")
+            if not (self.out / "scores" / f"{run.name}.json").is_file():
+                progress.print(f"{run.name}: begins (log: {self.out / 'logs' / run.name}.log)")
             return self.transfer(run)
 
         results, failures = {}, []

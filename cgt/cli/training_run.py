@@ -21,6 +21,7 @@ from cgt.training.loop import Evaluation, train
 from cgt.training.settings import RunConfig
 from cgt.training.strategies.choice import check
 from cgt.training.trackers import check_trackers
+from cgt.training.trainer import build_trainer
 from cgt.transfer.base import Method, Source, Task
 
 PICTURES_AT_ONCE = 256
@@ -103,17 +104,21 @@ def execute(
     with world.together():
         evaluation = _evaluation(settings, pictures, world)
     with world.together():
-        if world.is_main:
-            folder = (RunFolder.reopen if resume else RunFolder.create)(run, settings, provenance)
+        if world.is_main and resume:
+            folder = RunFolder.reopen(run, settings, provenance)
+    # Before the folder is made or cleared: a method may refuse its source here.
+    with world.together():
+        trainer = build_trainer(settings, method, world)
+    with world.together():
+        if world.is_main and not resume:
+            folder = RunFolder.create(run, settings, provenance)
     with world.together():
         if not world.is_main:
             folder = RunFolder.join(run)
     checkpoint = train(
-        settings,
-        method,
+        trainer,
         pictures,
         folder,
-        world=world,
         evaluation=evaluation,
         resume=resume,
         provenance=provenance,
@@ -128,11 +133,14 @@ def execute(
         count = f"{len(pictures.skipped):,} of the pictures"
         console.print(f"skipped {count}, which could not be read. The first: {first}", markup=False)
     if lost := method.given_up:
+        named = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         console.print(
-            f"this method gives up {len(lost)} classes of its source: the model makes those it was trained "
-            "on alone.",
+            f"this method gives up {len(lost)} classes of its source ({named}): the model makes those it was "
+            "trained on alone.",
             highlight=False,
         )
+    elif old := provenance.get("old_classes"):
+        console.print(f"old classes: {old}", highlight=False)
     return checkpoint
 
 

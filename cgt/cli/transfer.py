@@ -8,6 +8,8 @@ import typer
 from cgt.cli.options import CONFIG, LAUNCH, OVERRIDES, OVERWRITE_RUN, PROCESSES, RESUME, RUN
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cgt.config import Draft
     from cgt.data import Pictures
     from cgt.training.settings import TransferConfig
@@ -66,10 +68,12 @@ def transfer(
         provenance = {
             "config": config,
             "method": settings.method.name,
+            "method_options": settings.method.model_dump(mode="json", exclude={"name"}),
             "source": str(folder),
             "source_generator_sha256": sha256(folder / "generator.safetensors"),
             "source_discriminator_sha256": sha256(folder / "discriminator.safetensors"),
         }
+        _check_stage(folder, provenance)
         method = kind(settings.method, task)
         if method.keeps_old_classes:
             _check_names(pair, pictures)
@@ -97,6 +101,27 @@ def chosen(draft: "Draft") -> "tuple[type[Method[Any]], TransferConfig[Any]]":
     settings = draft.check(TransferConfig.of(kind))
     settings.check_method(kind)
     return kind, settings
+
+
+def _check_stage(folder: Path, provenance: "Mapping[str, Any]") -> None:
+    """Refuse to fine-tune what is not fresh from a transfer by the same method, as far as its folder says.
+
+    Raises:
+        UserError: naming what made the source.
+    """
+    from cgt.errors import UserError
+    from cgt.models.record import read_record
+
+    if provenance["method_options"].get("stage") != "finetune":
+        return
+    name, before = provenance["method"], read_record(folder).provenance
+    fresh = before.get("method_options", {}).get("stage", "transfer") == "transfer"
+    if before.get("method") != name or not fresh:
+        made = f"{before.get('method', 'no transfer')}{'' if fresh else ', fine-tuned'}"
+        raise UserError(
+            f"method.stage=finetune goes on with a finished transfer by {name}, and {folder} was made by "
+            f"{made}: name a run of {name} as --source."
+        )
 
 
 def _source(folder: Path) -> "Source":

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from cgt import rng
 from cgt.data import Pictures
-from cgt.distributed import World
 from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError, reworded
 from cgt.models.biggan import Discriminator, Generator
 from cgt.models.folder import save_model
@@ -19,12 +18,10 @@ from cgt.progress import StepsProgress, steps_progress
 from cgt.runs import RunFolder, options_of
 from cgt.training.checkpoint import Checkpoints
 from cgt.training.preemption import Preemption
-from cgt.training.settings import RunConfig
 from cgt.training.step import Losses, train_step
 from cgt.training.trackers import Trackers, start_trackers
-from cgt.training.trainer import Trainer, build_trainer, snapshot
+from cgt.training.trainer import Trainer, snapshot
 from cgt.training.watchdog import Watch
-from cgt.transfer.base import Method
 
 GRID_CLASSES = 20
 GRID_COLUMNS = 8
@@ -54,24 +51,20 @@ class Best:
 
 
 def train(
-    config: RunConfig,
-    method: Method[Any],
+    trainer: Trainer,
     pictures: Pictures,
     run: RunFolder,
     *,
-    world: World,
     evaluation: Evaluation | None,
     resume: bool,
     provenance: Mapping[str, Any],
 ) -> Path:
-    """Run (or go on with) the training that `config` describes.
+    """Run (or go on with) the training that a trainer's config describes.
 
     Args:
-        config: lengths, rates and so on.
-        method: what is trained, and how.
+        trainer: what is trained, and how, as it was built.
         pictures: the real ones; labels are the method's classes.
         run: where everything is written.
-        world: this process's place.
         evaluation: how to measure, or None to train without.
         resume: begin at the latest checkpoint, or at the start where none was written yet.
         provenance: written into the model folders.
@@ -84,7 +77,7 @@ def train(
         PreemptedError: SIGTERM or SIGUSR1 asked for the machine, and a checkpoint is written.
         SaidElsewhereError: on ranks that leave it to another to say what happened.
     """
-    trainer = build_trainer(config, method, world)
+    config, world = trainer.config, trainer.world
     checkpoints = Checkpoints(run.path, config.checkpoint, world)
     best, first, due = Best(), 0, False
     again: list[dict[str, Any]] = []

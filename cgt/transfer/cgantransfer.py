@@ -71,6 +71,14 @@ class CGANTransferConfig(StagedConfig):
             raise ValueError(
                 "stage finetune trains the residuals, with scores and prior fixed: set residuals to true"
             )
+        # The run's own config, which names all options, must stay readable: defaults say nothing.
+        of_start = ("prior", "scores", "lambda_s", "start", "discriminator")
+        said = [name for name in of_start if getattr(self, name) != type(self).model_fields[name].default]
+        if self.stage == "finetune" and said:
+            raise ValueError(
+                f"stage finetune goes on with finished tables and their discriminator, so that "
+                f"{' and '.join(said)} would mean nothing: leave {'them' if len(said) > 1 else 'it'} out"
+            )
         return self
 
 

@@ -115,6 +115,28 @@ MISTAKES: dict[str, tuple[Words, list[str]]] = {
         ],
         ["augment.target=0.6 and optim.lecam=0.1", "bsa_supervised trains none"],
     ),
+    "fine-tuning what no transfer made": (
+        lambda w, t: [
+            "transfer",
+            "shapes/cgantransfer_finetuned",
+            "--source",
+            str(w / "source"),
+            f"data={w / 'old'}",
+        ],
+        ["goes on with a finished transfer by cgantransfer", "was made by no transfer"],
+    ),
+    "options of a start for fine-tuning": (
+        lambda w, t: [
+            "transfer",
+            "shapes/cgantransfer_finetuned",
+            "--source",
+            str(w / "source"),
+            f"data={w / 'new'}",
+            "method.start=nearest",
+            "method.lambda_s=5",
+        ],
+        ["lambda_s and start would mean nothing", "leave them out"],
+    ),
     "no such source": (
         lambda w, t: ["transfer", "shapes/bsa", "--source", str(t / "gone"), f"data={w / 'new'}"],
         ["no model at", "gone"],

@@ -49,6 +49,36 @@ def test_a_transfer_gives_a_model_that_samples_old_and_new(
     assert torch.equal(source(z_NZ, y_N), model(z_NZ, y_N))
 
 
+def test_a_source_that_a_method_refuses_costs_no_run(workspace: Path, tmp_path: Path, capsys) -> None:
+    """Whether the run's place is free or has another run, which was to be begun anew."""
+    other = ["--source", str(tmp_path / "mined")]
+    assert transfer(workspace, tmp_path / "mined", "data.classes=[red-plus]", config="shapes/minegan") == 0
+    more = [*other, "data.classes=[gold-disk]"]
+    assert transfer(workspace, tmp_path / "new", *more) == 2
+    assert "have no tables for new classes to start from" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    shutil.copytree(workspace / "source", tmp_path / "there")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "there").rglob("*.*")}
+    assert transfer(workspace, tmp_path / "there", *more, "--overwrite") == 2
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "there").rglob("*.*")} == before
+
+
+def test_fine_tuning_goes_on_from_a_transfer_alone(workspace: Path, tmp_path: Path, capsys) -> None:
+    tuned = "shapes/cgantransfer_finetuned"
+    for name, config in (("bsa", "shapes/bsa"), ("ours", "shapes/cgantransfer")):
+        assert transfer(workspace, tmp_path / name, config=config) == 0
+    said = capsys.readouterr().err
+    assert "old classes: as the source makes them, to the bit" in said
+    assert transfer(workspace, tmp_path / "t1", "--source", str(tmp_path / "bsa"), config=tuned) == 2
+    assert "was made by bsa" in capsys.readouterr().err
+    assert transfer(workspace, tmp_path / "t1", "--source", str(tmp_path / "ours"), config=tuned) == 0
+    assert "gives up 2 classes of its source (red-disk, gold-plus)" in capsys.readouterr().err
+    record = json.loads((tmp_path / "t1" / "latest" / "model" / "config.json").read_text())
+    assert record["provenance"]["method_options"]["stage"] == "finetune"
+    assert transfer(workspace, tmp_path / "t2", "--source", str(tmp_path / "t1"), config=tuned) == 2
+    assert "was made by cgantransfer, fine-tuned" in capsys.readouterr().err
+
+
 def test_every_tensor_of_the_source_is_in_the_extended_file_byte_for_byte(
     workspace: Path, tmp_path: Path
 ) -> None:

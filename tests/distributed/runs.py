@@ -21,6 +21,7 @@ from cgt.runs import RunFolder
 from cgt.training import loop, watchdog
 from cgt.training.loop import Evaluation, train
 from cgt.training.state_files import read_state
+from cgt.training.trainer import build_trainer
 from cgt.transfer.base import Method, MethodConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from tests import tiny
@@ -88,11 +89,9 @@ def run(
     if not world.is_main:
         folder = RunFolder.join(path)
     train(
-        config,
-        method,
+        build_trainer(config, method, world),
         SharedPictures(method.task.classes),
         folder,
-        world=world,
         evaluation=Evaluation(mean_brightness, "score", lower_is_better=False),
         resume=resume,
         provenance={},

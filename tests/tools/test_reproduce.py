@@ -227,6 +227,17 @@ def test_a_scale_that_a_table_does_not_have_is_refused(refused: Callable[..., st
     assert "no column of beyond has configs for --scale paper" in message
 
 
+def test_a_mistyped_table_is_answered_by_the_tables_that_there_are(refused: Callable[..., str]) -> None:
+    message = refused("table-2")
+    assert "no table 'table-2' (did you mean 'table2'?)" in message
+    assert "table1-left" in message
+    assert "cifar100" not in message
+
+
+def test_a_mistake_in_a_setting_ends_the_command_before_any_work(refused: Callable[..., str]) -> None:
+    assert "did you mean 'steps'" in refused("table2", "--set", "stesp=3")
+
+
 def test_shards_and_a_source_that_are_not_there_are_told_before_any_work(
     refused: Callable[..., str], tmp_path: Path
 ) -> None:

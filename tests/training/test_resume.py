@@ -17,7 +17,7 @@ from cgt.training import checkpoint, loop
 from cgt.training.loop import train
 from cgt.training.state_files import read_state
 from cgt.training.step import train_step
-from cgt.training.trainer import Trainer
+from cgt.training.trainer import Trainer, build_trainer
 from cgt.transfer.base import Method, MethodConfig
 from tests import tiny
 from tests.distributed import runs
@@ -116,13 +116,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
         task = tiny.task(config.generator, tiny.OLD, transfer=False)
         method = Method(MethodConfig(name="pretraining"), task)
         folder = RunFolder.create(tmp_path / name, config, {})
-        options: dict[str, Any] = {
-            "world": World(cpu=True),
-            "evaluation": None,
-            "resume": False,
-            "provenance": {},
-        }
-        train(config, method, tiny.MemoryPictures(tiny.OLD), folder, **options)
+        trainer = build_trainer(config, method, World(cpu=True))
+        pictures = tiny.MemoryPictures(tiny.OLD)
+        train(trainer, pictures, folder, evaluation=None, resume=False, provenance={})
         states.append(read_state(tmp_path / name / "latest" / "state")["generator"])
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
