@@ -39,6 +39,8 @@ from cgt.report.paper import TABLES, Run, Scale, Table
 from cgt.training.settings import PretrainConfig, TransferConfig
 
 SHAPES_OVERRIDES = ("eval.images=500",)
+OWNED = ("data", "eval.data", "eval.features", "eval.weights", "eval.metrics", "eval.best")
+"""Keys that a table's runs get from it."""
 GIVEN = ("data", "reference", "source")
 """What the scale `paper` needs for each data set."""
 
@@ -65,7 +67,7 @@ def reproduce(options: argparse.Namespace) -> int:
         features = features or str(options.out / "features")
         images = images or GENERATED
         overrides = [*SHAPES_OVERRIDES, *overrides]
-    check_configs(runs, overrides)
+    check_configs(runs, overrides, pretrains=scale == "shapes" and not options.source)
     settings = {"scale": scale, "features": features, "weights": options.weights, "images": images}
     settings |= {"set": options.set} | {f"inputs of {name}": vars(of) for name, of in inputs.items()}
     settings |= {} if inputs else {"source": options.source}
@@ -104,15 +106,20 @@ def table_file(table: str) -> Path:
     return Path(table)
 
 
-def check_configs(runs: Sequence[Run], overrides: Sequence[str]) -> None:
+def check_configs(runs: Sequence[Run], overrides: Sequence[str], *, pretrains: bool) -> None:
     """Read all configs once, so that a mistake in them ends the command before any work.
 
     Raises:
-        UserError: naming the config, what is wrong in it, and the override that set it.
+        UserError: naming the config, what is wrong in it, and the override that set it; or an override of
+            what makes a table's runs comparable.
     """
+    keys = [override.partition("=")[0] for override in overrides]
+    if owned := [key for key in keys if key == "seed" or key.startswith(OWNED)]:
+        raise UserError(f"--set {', '.join(owned)}: the table sets this itself, for each of its runs.")
     for config in dict.fromkeys(run.config for run in runs):
         chosen(read(TransferConfig, config, ["data=the new classes", *overrides]))
-    load(PretrainConfig, "shapes/pretrain", ["data=the old classes", *overrides])
+    if pretrains:
+        load(PretrainConfig, "shapes/pretrain", ["data=the old classes", *overrides])
 
 
 def given_inputs(options: argparse.Namespace, datasets: Sequence[str]) -> dict[str, Inputs]:

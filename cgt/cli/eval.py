@@ -162,6 +162,8 @@ def evaluate(
     with _measuring(world, evaluator) as on_batch:
         if save_stats is not None:
             statistics = evaluator.statistics(on_batch)
+            if world.is_main:
+                save_statistics(save_stats, *statistics)
         if measured is None:
             scores = {}
         elif isinstance(measured.it, Generator):
@@ -171,7 +173,6 @@ def evaluate(
     if not world.is_main:
         return
     if save_stats is not None:
-        save_statistics(save_stats, *statistics)
         Console(stderr=True).print(f"statistics of {evaluator.real_images:,} pictures: {save_stats}")
     if measured is None:
         return

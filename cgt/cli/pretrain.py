@@ -38,4 +38,13 @@ def pretrain(
         pictures = open_pictures(settings.data)
         task = task_of(settings, pictures, settings.generator, settings.discriminator)
         method = Method(MethodConfig(name="pretraining"), task)
-    execute(settings, method, pictures, place, world, resume=resume, provenance={"config": config})
+    execute(
+        settings,
+        method,
+        pictures,
+        place,
+        world,
+        resume=resume,
+        overwrite=overwrite,
+        provenance={"config": config},
+    )

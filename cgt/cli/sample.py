@@ -13,6 +13,8 @@ from cgt.errors import UserError
 
 NOT_WRITTEN = re.compile(r"\.(jpe?g|bmp|tiff?|pdf|svg|apng|avif|mp4|webm|avi|mov|mkv|tar|zip)", re.IGNORECASE)
 """Suffixes by which people ask for a file of a kind that there is not."""
+FRAMES = 24
+FPS = 12.0
 THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -56,8 +58,8 @@ def sample(
         int | None,
         typer.Option(min=1, max=100, help="Write single pictures as JPEG of this quality, not as PNG."),
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Of a film: from each class to the next.")] = 24,
-    fps: Annotated[float, typer.Option(min=0.1, help="Of a film: frames a second.")] = 12,
+    frames: Annotated[int, typer.Option(min=1, help="Of a film: from each class to the next.")] = FRAMES,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Of a film: frames a second.")] = FPS,
     moving: Annotated[
         bool,
         typer.Option("--moving", help="Of a film: let the latents move, too; else the class alone does."),
@@ -80,7 +82,15 @@ def sample(
     seed, the class and the picture's number.
     """
     from cgt.cli.classes import chosen_mixes
-    from cgt.cli.sample_outputs import KIND, Order, write_film, write_folder, write_grid, write_shards
+    from cgt.cli.sample_outputs import (
+        KIND,
+        LATENTS_OF_ONE,
+        Order,
+        write_film,
+        write_folder,
+        write_grid,
+        write_shards,
+    )
     from cgt.data.partial import refuse_output
     from cgt.distributed import device
     from cgt.files import refuse_existing
@@ -89,6 +99,11 @@ def sample(
 
     suffix = out.suffix.lower()
     film = suffix in FILMS
+    if not film and (moving or frames != FRAMES or fps != FPS):
+        raise UserError(
+            f"--frames, --fps and --moving are of films, and --out {out} is none: name a .webp or .gif, or "
+            "leave them out."
+        )
     _check(
         out,
         as_file=film or suffix == ".png",
@@ -113,7 +128,8 @@ def sample(
         write_shards(out, order, jpeg_quality, workers, overwrite=overwrite)
     else:
         write_folder(out, order, jpeg_quality, workers)
-    shown = f"{frames * len(mixes)} frames between" if film else f"{len(mixes) * per_class} pictures of"
+    ways = len(mixes) if len(mixes) > 1 else LATENTS_OF_ONE
+    shown = f"{frames * ways} frames of" if film else f"{len(mixes) * per_class} pictures of"
     typer.echo(f"{shown} {len(mixes)} classes: {out}", err=True)
 
 

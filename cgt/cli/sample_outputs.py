@@ -27,6 +27,8 @@ KIND = FolderKind(
 )
 FASTEST_GIF = 50
 """Frames a second. Programs that show one take a frame of less than 2/100 s for a much longer one."""
+LATENTS_OF_ONE = 3
+"""Stops of a film of one class: with two, the way back would be the way there."""
 MOST_FRAMES = 2000
 """All of a film's are in memory until it is written."""
 BATCHES_WAITING = 2
@@ -101,7 +103,7 @@ def write_film(out: Path, order: Order, steps: int, fps: float, *, moving: bool)
             "latents move with --moving."
         )
     if len(stops) == 1:
-        stops *= 3  # with two, the way back would be the way there
+        stops *= LATENTS_OF_ONE
     total = steps * len(stops)
     if total > MOST_FRAMES:
         raise UserError(

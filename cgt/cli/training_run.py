@@ -88,6 +88,7 @@ def execute(
     world: World,
     *,
     resume: bool,
+    overwrite: bool,
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train in the run folder `run`, whose place was checked, and say where the model is.
@@ -107,10 +108,11 @@ def execute(
         if world.is_main and resume:
             folder = RunFolder.reopen(run, settings, provenance)
     # Before the folder is made or cleared: a method may refuse its source here.
-    with world.together():
-        trainer = build_trainer(settings, method, world)
+    trainer = build_trainer(settings, method, world)
     with world.together():
         if world.is_main and not resume:
+            # That took its time, in which another run may have been begun, and ended, there.
+            RunFolder.check_place(run, resume=False, overwrite=overwrite)
             folder = RunFolder.create(run, settings, provenance)
     with world.together():
         if not world.is_main:

@@ -80,7 +80,9 @@ def transfer(
             provenance["old_classes"] = "as the source makes them, to the bit"
         else:
             provenance["old_classes"] = f"given up: {', '.join(method.given_up) or 'none that it had'}"
-    execute(settings, method, pictures, place, world, resume=resume, provenance=provenance)
+    execute(
+        settings, method, pictures, place, world, resume=resume, overwrite=overwrite, provenance=provenance
+    )
 
 
 def chosen(draft: "Draft") -> "tuple[type[Method[Any]], TransferConfig[Any]]":

@@ -4,8 +4,10 @@ A file holds a rank's share, and its name is a hash over all that its bits depen
 not at all; the files read longest ago make room for new ones. All of them may be deleted at any time.
 """
 
+import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +29,12 @@ def cache_folder() -> Path:
     """$CGT_CACHE, or the folder `cgt` where the system keeps caches."""
     if given := os.environ.get("CGT_CACHE"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cgt"
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "cgt"
+    try:
+        return Path.home() / ".cache" / "cgt"
+    except RuntimeError:  # a container's user may have none
+        return Path(tempfile.gettempdir()) / "cgt"
 
 
 class FeatureCache:
@@ -52,10 +59,12 @@ class FeatureCache:
         path = self.path(facts)
         try:
             tensors = load_file(path, device=str(device))
-            os.utime(path)
-            return Features(tensors["pooled"], tensors.get("logits")), tensors["labels"]
+            found = Features(tensors["pooled"], tensors.get("logits")), tensors["labels"]
         except (OSError, SafetensorError, KeyError):
             return None
+        with contextlib.suppress(OSError):  # another user's file may be read, yet not touched
+            os.utime(path)
+        return found
 
     def keep(self, facts: Mapping[str, object], features: Features, y_N: Tensor) -> None:
         """Write them, if there is room; a disk that is full or closed to us is no reason to stop."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
+import PIL
 import torch
 from torch import Tensor
 
@@ -287,8 +288,8 @@ class Evaluator:
             "classes": self.classes,
             "features": self.extractor.protocol,
             "batch_size": self.batch_size,
-            "place": (self.rank, self.world, self.extractor.device.type),
-            "torch": torch.__version__,
+            "place": (self.rank, self.world),
+            "machine": _arithmetic(self.extractor.device),
         }
 
     def _real_features(self, on_batch: Callable[[], None]) -> tuple[Features, Tensor]:
@@ -350,6 +351,14 @@ class Evaluator:
         pooled_ND = torch.cat([part.pooled_ND for part in features])
         y_N = torch.cat([y_N for _, y_N in parts]).to(self.extractor.device)
         return Features(pooled_ND, torch.cat(logits) if logits else None), y_N
+
+
+def _arithmetic(device: torch.device) -> tuple[object, ...]:
+    """What decides how this process rounds, and decodes pictures."""
+    if device.type == "cuda":
+        return torch.__version__, PIL.__version__, torch.version.cuda, torch.cuda.get_device_name(device)
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return torch.__version__, PIL.__version__, device.type, cpu, torch.get_num_threads()
 
 
 def _require(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from cgt.data import DataConfig, open_pictures
 from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, load_extractor
+from cgt.metrics.features.weights import DOWNLOAD
 from cgt.report.blocks import Heading, Section, Sheet, Sheets, Strip, Words
 from cgt.report.models import Shown, drawn
 
@@ -34,7 +35,8 @@ def neighbours(shown: Sequence[Shown]) -> Section:
         Words(
             "Below each generated picture the training picture, of any class, that is nearest to it in the "
             "space of the features the run was measured by. A generator that copies shows the same picture "
-            "twice, at a distance far below that between training pictures."
+            "twice, at a distance far below that between training pictures. The first "
+            f"{TRAINING:,} training pictures are compared; the metric memorisation compares all."
         )
     )
     for number, one in enumerate(shown):
@@ -104,4 +106,5 @@ def _extractor(one: Shown) -> FeatureExtractor:
     name = str(evaluation.get("features"))
     place = one.run.located(name)
     device = one.generator.output_affine.gain.device
-    return load_extractor(str(place or name), evaluation.get("weights"), device)
+    weights = evaluation.get("weights")
+    return load_extractor(str(place or name), None if weights == DOWNLOAD else weights, device)

@@ -177,7 +177,6 @@ def start_trackers(
                 "options and whether you are logged in, or leave it out; --resume goes on with the run."
             ) from error
         runs[config.name] = _identity(tracker)
-    if runs:
         write_json(run / FOLDER / RUNS, {**before, **runs})
     return Trackers(started, known)
 

@@ -100,9 +100,10 @@ def build_trainer(config: RunConfig, method: Method[Any], world: World) -> Train
     """The networks of `method` on this process's device, with their optimisers and the average.
 
     That the processes can share the batch, and train by the config's strategies, was checked
-    (`RunConfig.check_share`, `choice.check`).
+    (`RunConfig.check_share`, `choice.check`). All ranks call this together.
     """
-    generator, discriminator = method.networks()
+    with world.together():
+        generator, discriminator = method.networks()
     for network in (generator, discriminator):
         _made_by_rank_0(network, world)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it

@@ -211,6 +211,7 @@ REFUSED: dict[str, tuple[Sequence[str], str]] = {
     "a JPEG grid": (["grid.jpg"], "a grid is written as .png"),
     "a video": (["film.MP4"], "a film as .webp or .gif"),
     "shards in a file": (["grid.png", "--shards"], "--shards writes a folder"),
+    "a grid that moves": (["grid.png", "--moving"], "--moving are of films"),
     "a grid of JPEG": (["grid.png", "--jpeg-quality", "90"], "--jpeg-quality is for single pictures"),
     "an output that is there": (["model"], "exists already"),
     "shards over a model": (["model", "--shards", "--overwrite"], "it is"),

@@ -3,13 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from cgt.cli import main
+from cgt.cli import main, training_run
 from cgt.models.folder import load_generator
 from tests.tiny import SHORT_RUN, SMALL_NETWORKS
 
@@ -61,6 +62,21 @@ def test_a_source_that_a_method_refuses_costs_no_run(workspace: Path, tmp_path: 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "there").rglob("*.*")}
     assert transfer(workspace, tmp_path / "there", *more, "--overwrite") == 2
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "there").rglob("*.*")} == before
+
+
+def test_a_run_that_another_began_meanwhile_is_not_cleared(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    build = training_run.build_trainer
+
+    def slowly(*arguments: Any) -> Any:
+        shutil.copytree(workspace / "source", tmp_path / "run")
+        return build(*arguments)
+
+    monkeypatch.setattr(training_run, "build_trainer", slowly)
+    assert transfer(workspace, tmp_path / "run") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "run" / "latest" / "model" / "config.json").is_file()
 
 
 def test_fine_tuning_goes_on_from_a_transfer_alone(workspace: Path, tmp_path: Path, capsys) -> None:

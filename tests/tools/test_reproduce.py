@@ -238,6 +238,19 @@ def test_a_mistake_in_a_setting_ends_the_command_before_any_work(refused: Callab
     assert "did you mean 'steps'" in refused("table2", "--set", "stesp=3")
 
 
+@pytest.mark.parametrize("setting", ["seed=7", "data=mine", "eval.metrics=[fid]", "eval.best=kmmd"])
+def test_what_a_table_sets_itself_can_not_be_set(refused: Callable[..., str], setting: str) -> None:
+    assert f"--set {setting.partition('=')[0]}: the table sets this itself" in refused(
+        "table2", "--set", setting
+    )
+
+
+def test_options_that_pretraining_lacks_do_where_nothing_is_pretrained(quick: Quick) -> None:
+    ours = TWO_ROWS.replace("config: bsa,", "config: cgantransfer,")
+    assert quick(ours, "--set", "method.lambda_r=0.1") == 2
+    assert quick(ours, "--set", "method.lambda_r=0.1", "--source", str(quick.folder)) == 0
+
+
 def test_shards_and_a_source_that_are_not_there_are_told_before_any_work(
     refused: Callable[..., str], tmp_path: Path
 ) -> None:
