@@ -5,6 +5,7 @@ Shapes: N pictures of a batch, R rows and columns.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,7 +65,8 @@ class LoosePictures:
         self.classes = tuple(dict.fromkeys(found.values()))
         position = {part: self.classes.index(name) for part, name in found.items()}
         self._labels = [position.get(_part(file), -1) for file in self._files]
-        self.counts = tuple(self._labels.count(label) for label in range(len(self.classes)))
+        counted = Counter(self._labels)
+        self.counts = tuple(counted[label] for label in range(len(self.classes)))
         self.resolution = self._size(self._files[0])
         self.digest = hashlib.sha256(b"".join(file.mark for file in self._files)).hexdigest()
 

@@ -137,11 +137,11 @@ class Evaluator:
                 f"the data has {self.resolution} px: take another extractor, or train one on this data "
                 "with `cgt features train`."
             )
-        modules = [catalog.load(PACKAGE, name, kind="metric") for name in metrics]
-        self._metrics: list[FeatureMetric] = [
-            module.build(extractor, self.classes).to(extractor.device) for module in modules
-        ]
-        self._names = tuple(metrics)
+        modules = {name: catalog.load(PACKAGE, name, kind="metric") for name in metrics}
+        self._metrics: dict[str, FeatureMetric] = {
+            name: module.build(extractor, self.classes).to(extractor.device)
+            for name, module in modules.items()
+        }
         self._real: tuple[Features, Tensor] | None = None
         if self._statistics is not None:
             self._compare_with(self._statistics)
@@ -194,8 +194,7 @@ class Evaluator:
         """
         classes = pictures.classes or self.classes
         self._check("the folder", classes, pictures.resolution, "has")
-        metrics = dict(zip(self._names, self._metrics, strict=True))
-        unfit = [name for name, metric in metrics.items() if metric.labelled and not pictures.classes]
+        unfit = [name for name, metric in self._metrics.items() if metric.labelled and not pictures.classes]
         if unfit:
             raise UserError(
                 f"{', '.join(unfit)} needs to know the class of each picture: put the pictures into "
@@ -243,14 +242,14 @@ class Evaluator:
                 ) from error
         scores: dict[str, float] = {}
         counts = len(real[1]) * self.world, len(made[1]) * self.world  # nearly: it is for a bar
-        total, done = sum(metric.pairs(*counts) for metric in self._metrics), 0
+        total, done = sum(metric.pairs(*counts) for metric in self._metrics.values()), 0
 
         def advance(pairs: int) -> None:
             nonlocal done
             done += pairs
             self.on_pairs(min(done, total), total)
 
-        for metric in self._metrics:
+        for metric in self._metrics.values():
             metric.reset()
             metric.on_pairs = advance
             metric.update(*real, real=True)
@@ -269,14 +268,13 @@ class Evaluator:
 
     def _compare_with(self, statistics: "Statistics") -> None:
         """Take what was saved of the real pictures in their place."""
-        metrics = dict(zip(self._names, self._metrics, strict=True))
-        if needing := [name for name, metric in metrics.items() if metric.reference == "features"]:
+        if needing := [name for name, metric in self._metrics.items() if metric.reference == "features"]:
             raise UserError(
                 f"{', '.join(needing)} can't be had of saved statistics, which are enough for the Frechet "
                 "distance alone: give the real pictures' shards, or other metrics."
             )
         statistics.check(self.extractor, self.classes)
-        for metric in self._metrics:
+        for metric in self._metrics.values():
             if metric.reference == "moments":
                 metric.compare_with(statistics.gaussian.to(self.extractor.device))
         self._real = self._joined([])

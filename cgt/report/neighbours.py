@@ -13,6 +13,7 @@ from cgt.data import DataConfig, open_pictures
 from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, load_extractor
 from cgt.metrics.features.weights import DOWNLOAD
+from cgt.metrics.memorisation import nearest_neighbours
 from cgt.report.blocks import Heading, Section, Sheet, Sheets, Strip, Words
 from cgt.report.models import Shown, drawn
 
@@ -53,14 +54,14 @@ def neighbours(shown: Sequence[Shown]) -> Section:
 @torch.no_grad()
 def _sheets(one: Shown, number: int, x_P3RR: Tensor, extractor: FeatureExtractor) -> Sheets:
     real_PD = _features(extractor, x_P3RR)
-    to_others_PP = torch.cdist(real_PD, real_PD).fill_diagonal_(torch.inf)
-    typical = float(to_others_PP.min(1).values.median()) if len(real_PD) > 1 else float("nan")
+    among_real = nearest_neighbours(real_PD).distance_N if len(real_PD) > 1 else torch.tensor([torch.nan])
+    typical = float(among_real.median())
     names = (one.new_classes or one.old_classes)[:CLASSES]
     sheets = []
     for i, name in enumerate(names):
         y = one.generator.classes.index(name)
         x_K3RR = drawn(one.generator, one.latents(COLUMNS), [y] * COLUMNS)
-        distance_K, nearest_K = torch.cdist(_features(extractor, x_K3RR), real_PD).min(1)
+        nearest_K, distance_K = nearest_neighbours(_features(extractor, x_K3RR), real_PD)
         told = ", ".join(f"{distance:.3g}" for distance in distance_K.tolist())
         note = f"distances {told}; from training pictures to their nearest: {typical:.3g} (median)"
         strips = [Strip("generated", x_K3RR), Strip("nearest training pictures", x_P3RR[nearest_K.cpu()])]

@@ -137,6 +137,12 @@ def _said(config: str) -> str:
     return json.dumps(read(Section, config).values, sort_keys=True)
 
 
+@functools.cache
+def _tables_of_the_paper() -> list[Table]:
+    tables = (load(Table, str(file)) for file in sorted(TABLES.glob("*.yaml")))
+    return [table for table in tables if table.of_the_paper]
+
+
 @dataclass(frozen=True)
 class Cell:
     """A number of a table that a config stands behind."""
@@ -156,9 +162,8 @@ def cells_of(config: str) -> Iterator[Cell]:
     if config not in shipped():
         return
     wanted = first_alike(config)
-    tables = [load(Table, str(file)) for file in sorted(TABLES.glob("*.yaml"))]
     scales: tuple[Scale, ...] = get_args(Scale)
-    for table in filter(lambda table: table.of_the_paper, tables):
+    for table in _tables_of_the_paper():
         for scale, row in itertools.product(scales, table.rows):
             for i, column in table.at(scale) if row.at_best_of is None else ():
                 if first_alike(table.config(row.config, column, scale)) == wanted:
