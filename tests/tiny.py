@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from cgt import rng
-from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.biggan import Generator, GeneratorConfig
+from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 from cgt.training.settings import PretrainConfig, TransferConfig
 from cgt.transfer.base import MethodConfig, Source, Task
 
@@ -18,7 +19,21 @@ PER_LAYER = GeneratorConfig(channels=(12, 8, 8), dim_z=6, init="orthogonal")
 HIERARCHICAL = GeneratorConfig(
     channels=(12, 8, 8), dim_z=9, shared_dim=5, hierarchical=True, attention=(4,), init="orthogonal"
 )
+DEEP = GeneratorConfig(
+    channels=(32, 32, 16, 16, 8),
+    deep=True,
+    dim_z=6,
+    shared_dim=5,
+    hierarchical=True,
+    attention=(4,),
+    init="orthogonal",
+)
 DISCRIMINATOR = DiscriminatorConfig(channels=(8, 12), init="orthogonal")
+DEEP_DISCRIMINATOR = DiscriminatorConfig(
+    channels=(8, 16, 16, 32, 32), deep=True, attention=(4,), init="orthogonal"
+)
+CONDITIONINGS = {"per-layer": PER_LAYER, "hierarchical": HIERARCHICAL, "deep": DEEP}
+"""Generators of each way that classes and z reach the layers."""
 
 RUN = {
     "data": {"shards": "in memory"},
@@ -67,18 +82,23 @@ class MemoryPictures:
         yield from zip(self.x_P3RR.split(batch_size), self.y_P.split(batch_size), strict=True)
 
 
+def discriminator(config: GeneratorConfig) -> DiscriminatorConfig:
+    """The discriminator that goes with a generator."""
+    return DEEP_DISCRIMINATOR if config.deep else DISCRIMINATOR
+
+
 def source(config: GeneratorConfig) -> Source:
     """A pretrained-looking pair of the old classes: random weights, and statistics that are not the initial
     ones.
     """
     with rng.seeded_globally(0, "tiny source"):
         generator = Generator(config, RESOLUTION, OLD)
-        discriminator = Discriminator(DISCRIMINATOR, RESOLUTION, OLD)
+        critic = Discriminator(discriminator(config), RESOLUTION, OLD)
         generator.train()
         with torch.no_grad():
             for _ in range(3):
                 generator(torch.randn(16, config.dim_z), torch.randint(len(OLD), (16,)))
-    return Source(generator.eval(), discriminator.eval())
+    return Source(generator.eval(), critic.eval())
 
 
 def task(config: GeneratorConfig, classes: Sequence[str] = NEW, *, transfer: bool = True) -> Task:
@@ -88,7 +108,7 @@ def task(config: GeneratorConfig, classes: Sequence[str] = NEW, *, transfer: boo
         classes=classes,
         resolution=RESOLUTION,
         generator=config,
-        discriminator=DISCRIMINATOR,
+        discriminator=discriminator(config),
         seed=0,
         source=source(config) if transfer else None,
         pictures=lambda: pictures.once(16),
@@ -98,7 +118,7 @@ def task(config: GeneratorConfig, classes: Sequence[str] = NEW, *, transfer: boo
 def pretrain_config(generator: GeneratorConfig = PER_LAYER, **changes: object) -> PretrainConfig:
     """A run of a few tiny steps."""
     return PretrainConfig.model_validate(
-        {**RUN, "generator": generator, "discriminator": DISCRIMINATOR, **changes}
+        {**RUN, "generator": generator, "discriminator": discriminator(generator), **changes}
     )
 
 

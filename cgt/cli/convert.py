@@ -11,7 +11,8 @@ from cgt.cli.options import OVERWRITE
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cgt.models.biggan import Discriminator, Generator
+    from cgt.models.biggan import Generator
+    from cgt.models.discriminator import Discriminator
 
 FORMATS = ", ".join(catalog.names("cgt.interop"))
 FORMAT = Annotated[

@@ -62,7 +62,7 @@ class Order:
     def own(self, wanted: Iterable[tuple[Mix, int]]) -> Iterator[Tensor]:
         """The pictures of these numbers, each class with latents of its own."""
         drawn = own_latents(self.generator, wanted, seed=self.seed, truncation=self.truncation)
-        return pictures_of(self.generator, drawn, self.batch_size)
+        return pictures_of(self.generator, drawn, self.batch_size, truncation=self.truncation)
 
     def record(self) -> dict[str, Any]:
         """How the pictures come about, but for the classes."""
@@ -82,7 +82,7 @@ def write_grid(out: Path, order: Order) -> None:
     )
     pictures = []
     with work_progress("pictures", "sampling") as progress:
-        for x_3RR in pictures_of(order.generator, drawn, order.batch_size):
+        for x_3RR in pictures_of(order.generator, drawn, order.batch_size, truncation=order.truncation):
             pictures.append(x_3RR)
             progress.reach(len(pictures), order.total)
     labels = [mix.name for mix in order.mixes]

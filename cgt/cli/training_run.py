@@ -14,7 +14,8 @@ from cgt.metrics.feature_cache import FeatureCache, cache_folder
 from cgt.metrics.features.base import load_extractor
 from cgt.metrics.settings import lower_is_better
 from cgt.metrics.suite import Evaluator
-from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.biggan import Generator, GeneratorConfig
+from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 from cgt.progress import stderr_console
 from cgt.runs import RunFolder, options_of, versions
 from cgt.training.loop import Evaluation, train

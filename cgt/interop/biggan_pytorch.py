@@ -27,7 +27,8 @@ from cgt import files
 from cgt.errors import UserError
 from cgt.interop.pickles import read_plain_values, read_tensors
 from cgt.interop.weights import Weights
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.layouts import (
     DISCRIMINATOR_LAYOUTS,
     GENERATOR_LAYOUTS,

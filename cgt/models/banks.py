@@ -12,7 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.naming import listed
 from cgt.models.norm import Bank
 

@@ -1,30 +1,30 @@
-"""BigGAN's generator and discriminator.
+"""BigGAN's generator; BigGAN-deep's is this one with other blocks.
 
 Brock et al., "Large Scale GAN Training for High Fidelity Natural Image Synthesis", 2019.
 
-Shapes: N samples, Z latent size, R resolution, C channels, H rows, W columns.
+Shapes: N samples, Z latent size, R resolution, C channels, H rows, W columns, K latent chunk, F outputs of
+the first layer.
 """
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgt.models import biggan_deep
+from cgt.models.conditions import Conditions, bank_of, evaluation_conditions, training_conditions
 from cgt.models.layers import (
     Conv2d,
-    Embedding,
     Linear,
-    SelfAttention,
     SpectralNormalised,
+    attention_by_block,
     draw_weight,
     initialise,
 )
-from cgt.models.layouts import DiscriminatorConfig, GeneratorConfig
-from cgt.models.naming import distinct
+from cgt.models.layouts import GeneratorConfig
 from cgt.models.norm import (
     Bank,
     ClassBank,
@@ -33,14 +33,10 @@ from cgt.models.norm import (
     ConditionalBatchNorm,
     EmbeddedBank,
     Latents,
-    bank_of,
-    evaluation_conditions,
-    picked,
-    training_conditions,
 )
-from cgt.models.recompute import recomputed
+from cgt.models.recompute import called, recomputed
 
-__all__ = ["Discriminator", "DiscriminatorConfig", "Generator", "GeneratorConfig"]
+__all__ = ["Generator", "GeneratorConfig"]
 
 
 class GeneratorBlock(nn.Module):
@@ -48,6 +44,7 @@ class GeneratorBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, eps: float) -> None:
         super().__init__()
+        self.site_widths = (inputs, outputs)
         self.norm1 = ConditionalBatchNorm(eps)
         self.conv1 = Conv2d(inputs, outputs, 3)
         self.norm2 = ConditionalBatchNorm(eps)
@@ -60,6 +57,9 @@ class GeneratorBlock(nn.Module):
         h = self.conv2(F.relu(self.norm2(h, second)))
         # A 1x1 convolution and nearest-neighbour enlargement commute; this order costs a quarter.
         return h + F.interpolate(self.shortcut(x_NCHW), scale_factor=2)
+
+
+Block = GeneratorBlock | biggan_deep.DeepGeneratorBlock
 
 
 class OutputAffine(nn.Module):
@@ -90,20 +90,28 @@ class Generator(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         self.resolution = resolution
-        widths = config.widths(resolution)
-        self.bottom = resolution >> (len(widths) - 1)
-        if self.bottom < 1 or self.bottom << (len(widths) - 1) != resolution:
+        widths, doublings = config.widths(resolution), config.doublings(resolution)
+        self.bottom = resolution >> doublings
+        if self.bottom < 1 or self.bottom << doublings != resolution:
             raise ValueError(
-                f"{len(widths) - 1} blocks that double the size can't end at {resolution} px: "
-                "give other channels"
+                f"{doublings} blocks that double the size can't end at {resolution} px: give other channels"
             )
-        chunk = config.chunk(resolution)
-        self.linear = Linear(chunk, widths[0] * self.bottom**2)
-        self.blocks = nn.ModuleList(
-            GeneratorBlock(inputs, outputs, config.bn_eps) for inputs, outputs in itertools.pairwise(widths)
-        )
-        sizes = [self.bottom << (i + 1) for i in range(len(self.blocks))]
-        self.attention = _attention(config.attention, sizes, widths[1:])
+        chunk, first = config.chunk(resolution), widths[0] * self.bottom**2
+        self.first_width = first if config.deep else 0
+        """F where the first layer is a site of the banks, as in BigGAN-deep; else 0."""
+        self.linear: nn.Module
+        if config.deep:
+            self.linear = biggan_deep.FirstBias(first, config.shared_dim + chunk)
+            self.blocks = nn.ModuleList(biggan_deep.generator_blocks(widths, config.bn_eps))
+        else:
+            self.linear = Linear(chunk, first)
+            self.blocks = nn.ModuleList(
+                GeneratorBlock(inputs, outputs, config.bn_eps)
+                for inputs, outputs in itertools.pairwise(widths)
+            )
+        every = 2 if config.deep else 1
+        sizes = [self.bottom << (i + 1) // every for i in range(len(self.blocks))]
+        self.attention = attention_by_block(config.attention, sizes, widths[1:])
         self.output_norm = ConditionalBatchNorm(config.bn_eps)
         self.output_affine = OutputAffine(widths[-1])
         self.to_rgb = Conv2d(widths[-1], 3, 3)
@@ -137,8 +145,16 @@ class Generator(nn.Module):
     @property
     def site_widths(self) -> list[int]:
         """C_l of every conditional site, from the image's far end to the near one."""
-        widths = self.config.widths(self.resolution)
-        return [width for inputs, outputs in itertools.pairwise(widths) for width in (inputs, outputs)]
+        return [width for block in self.blocks for width in cast(Block, block).site_widths]
+
+    def first_site(self, block: int) -> int:
+        """The number of the first site of a block."""
+        return sum(len(cast(Block, before).site_widths) for before in self.blocks[:block])
+
+    @property
+    def levelled(self) -> bool:
+        """Whether the statistics of any bank go by the truncation of z."""
+        return any(cast(Bank, bank).levels > 1 for bank in self.banks)
 
     @property
     def latent_width(self) -> int:
@@ -147,7 +163,17 @@ class Generator(nn.Module):
 
     def new_class_bank(self, classes: Sequence[str]) -> ClassBank:
         """An empty bank of plain tables that fits this generator."""
-        return ClassBank(classes, self.site_widths, self.output_affine.gain.numel(), latent=self.latent_width)
+        return ClassBank(classes, **self.bank_shape)
+
+    @property
+    def bank_shape(self) -> dict[str, Any]:
+        """What every bank that fits this generator is built by, beside its classes."""
+        return {
+            "widths": self.site_widths,
+            "output_width": self.output_affine.gain.numel(),
+            "latent": self.latent_width,
+            "first": self.first_width,
+        }
 
     def append(self, bank: Bank) -> None:
         """Add a bank: its classes come after all others. Nothing that stands is touched.
@@ -176,7 +202,9 @@ class Generator(nn.Module):
                 module.fold()
         self.train(training)
 
-    def forward(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables | None = None) -> Tensor:
+    def forward(
+        self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables | None = None, *, truncation: float = 1.0
+    ) -> Tensor:
         """Pictures (N, 3, R, R) in [-1, 1].
 
         In eval mode y counts over the classes of all banks, and a batch may mix them. In training mode batch
@@ -186,10 +214,15 @@ class Generator(nn.Module):
             z_NZ: latents, N(0, 1) in training.
             y_N: int64 class ids, indices into `classes`.
             tables: of the last bank, where the caller has built them already.
+            truncation: in (0, 1], of the z that are given; banks whose statistics go by it take those of it.
 
         Raises:
-            ValueError: z is not `dim_z` wide.
+            ValueError: z is not `dim_z` wide, or the truncation out of its range.
         """
+        if not 0 < truncation <= 1:
+            raise ValueError(
+                f"truncation is {truncation}, and must be above 0 and at most 1: give 1 for none"
+            )
         if z_NZ.shape[1] != self.dim_z:
             raise ValueError(
                 f"z has {z_NZ.shape[1]} numbers a picture, and this generator takes {self.dim_z}: "
@@ -197,13 +230,14 @@ class Generator(nn.Module):
             )
         tables = self.last_bank.tables() if tables is None else tables
         if not self.training:
-            return self._synthesise(*self._evaluation(z_NZ, y_N, tables))
+            return self._synthesise(self._evaluation(z_NZ, y_N, tables, truncation))
         y_N = y_N - self.first_of_last_bank
         latents = self.last_bank.latents(z_NZ, y_N, self)
-        conditions = training_conditions(self.last_bank, tables, self._affine, latents, y_N)
-        return self._synthesise(latents.first_NK, conditions)
+        return self._synthesise(training_conditions(self.last_bank, tables, self._affine, latents, y_N))
 
-    def interpolate(self, z_NZ: Tensor, y_NJ: Tensor, weight_NJ: Tensor) -> Tensor:
+    def interpolate(
+        self, z_NZ: Tensor, y_NJ: Tensor, weight_NJ: Tensor, *, truncation: float = 1.0
+    ) -> Tensor:
         """Pictures (N, 3, R, R) in [-1, 1] between J classes of any banks, in eval mode.
 
         A class is one scale and shift a channel at each site, with statistics folded in; these are mixed, and
@@ -213,39 +247,43 @@ class Generator(nn.Module):
             z_NZ: latents.
             y_NJ: int64 class ids, indices into `classes`.
             weight_NJ: of each class, usually from 0 to 1 with the sum 1; beyond that they extrapolate.
+            truncation: as in `forward`.
         """
         assert not self.training, "classes are mixed by their running statistics, in eval mode"
         tables = self.last_bank.tables()
-        parts = [self._evaluation(z_NZ, y_N, tables) for y_N in y_NJ.unbind(1)]
+        parts = [self._evaluation(z_NZ, y_N, tables, truncation) for y_N in y_NJ.unbind(1)]
         weights = weight_NJ[:, :, None].unbind(1)
 
         def mixed(values: Sequence[Tensor]) -> Tensor:
             return torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum(0)
 
-        of_sites = zip(*(conditions for _, conditions in parts), strict=True)
+        of_sites = zip(*(part.sites for part in parts), strict=True)
         conditions = [
             Condition(mixed([part.scale_NC for part in site]), mixed([part.shift_NC for part in site]), None)
             for site in of_sites
         ]
-        return self._synthesise(mixed([first for first, _ in parts]), conditions)
+        return self._synthesise(Conditions(mixed([part.first for part in parts]), conditions))
 
     def split(self, z_NZ: Tensor) -> Latents:
-        """z, divided among the layers; both sites of a block get the block's chunk."""
+        """z, divided among the layers: sites of a block get the block's chunk, of BigGAN-deep all of z."""
+        if self.config.deep:
+            return Latents(z_NZ, [z_NZ] * len(self.site_widths))
         first, *others = z_NZ.split(self.config.chunk(self.resolution), dim=1)
         return Latents(first, [z for z in others for _ in range(2)])
 
     def draw(self, bank: Bank, latents: Latents, y_N: Tensor) -> Tensor:
         """Pictures of one bank's classes y, counted within it, by its running statistics."""
         eps = self.config.bn_eps
-        conditions = evaluation_conditions([bank], [bank.tables()], self._affine, [latents], y_N, eps)
-        return self._synthesise(latents.first_NK, conditions)
+        return self._synthesise(
+            evaluation_conditions([bank], [bank.tables()], self._affine, [latents], y_N, eps)
+        )
 
     @property
     def _affine(self) -> tuple[Tensor, Tensor]:
         return self.output_affine.gain, self.output_affine.bias
 
-    def _evaluation(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables) -> tuple[Tensor, list[Condition]]:
-        """The first layer's input and all conditions of a batch that may mix banks."""
+    def _evaluation(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables, truncation: float) -> Conditions:
+        """The conditions of a batch that may mix banks."""
         banks = [cast(Bank, bank) for bank in self.banks]
         of_banks = [bank.tables() for bank in banks[:-1]] + [tables]
         bank_N = bank_of(banks, y_N)
@@ -253,17 +291,19 @@ class Generator(nn.Module):
         for number, bank in enumerate(banks):
             latents.append(bank.latents(z_NZ, torch.where(bank_N == number, y_N - first, -1), self))
             first += len(bank.classes)
-        conditions = evaluation_conditions(banks, of_banks, self._affine, latents, y_N, self.config.bn_eps)
-        return picked([part.first_NK for part in latents], bank_N), conditions
+        return evaluation_conditions(
+            banks, of_banks, self._affine, latents, y_N, self.config.bn_eps, truncation
+        )
 
-    def _synthesise(self, z_NK: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        call = recomputed if self.gradient_checkpointing and self.training else _called
-        h = self.linear(z_NK).unflatten(1, (-1, self.bottom, self.bottom))
+    def _synthesise(self, conditions: Conditions) -> Tensor:
+        call = recomputed if self.gradient_checkpointing and self.training else called
+        h = self.linear(conditions.first).unflatten(1, (-1, self.bottom, self.bottom))
+        of_sites = iter(conditions.sites)
         for i, block in enumerate(self.blocks):
-            h = call(block, h, conditions[2 * i], conditions[2 * i + 1])
+            h = call(block, h, *itertools.islice(of_sites, len(cast(Block, block).site_widths)))
             if str(i) in self.attention:
                 h = call(self.attention[str(i)], h)
-        return call(self._to_pictures, h, conditions[-1])
+        return call(self._to_pictures, h, next(of_sites))
 
     def _to_pictures(self, h_NCRR: Tensor, condition: Condition) -> Tensor:
         return torch.tanh(self.to_rgb(F.relu(self.output_norm(h_NCRR, condition))))
@@ -271,117 +311,4 @@ class Generator(nn.Module):
     def _new_bank(self, classes: Sequence[str]) -> Bank:
         if not self.config.shared_dim:
             return self.new_class_bank(classes)
-        output_width = self.output_affine.gain.numel()
-        return EmbeddedBank(
-            classes, self.site_widths, output_width, shared=self.config.shared_dim, latent=self.latent_width
-        )
-
-
-class DiscriminatorBlock(nn.Module):
-    """Residual block, pre-activated but for the first, that may halve the size."""
-
-    def __init__(self, inputs: int, outputs: int, *, first: bool, halve: bool) -> None:
-        super().__init__()
-        self.first = first
-        self.halve = halve
-        self.conv1 = Conv2d(inputs, outputs, 3)
-        self.conv2 = Conv2d(outputs, outputs, 3)
-        self.shortcut = Conv2d(inputs, outputs, 1) if halve or inputs != outputs else None
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """A map of the same or half the size, (N, outputs, H', W')."""
-        h: Tensor = self.conv1(x_NCHW if self.first else F.relu(x_NCHW))
-        h = self.conv2(F.relu(h))
-        # Averaging and a 1x1 convolution commute; this order costs a quarter.
-        shortcut = x_NCHW
-        if self.halve:
-            h, shortcut = F.avg_pool2d(h, 2), F.avg_pool2d(shortcut, 2)
-        return h + (self.shortcut(shortcut) if self.shortcut is not None else shortcut)
-
-
-class Discriminator(nn.Module):
-    """D(x, y): the projection discriminator (Miyato & Koyama, 2018) as BigGAN has it.
-
-    Args:
-        config: its shape.
-        resolution: R in pixels.
-        classes: names; y counts along them.
-
-    Raises:
-        ValueError: a shape that the resolution does not allow, or a class name given twice.
-    """
-
-    def __init__(self, config: DiscriminatorConfig, resolution: int, classes: Sequence[str]) -> None:
-        super().__init__()
-        self.config = config
-        self.gradient_checkpointing = False
-        self.resolution = resolution
-        self.classes = list(distinct(classes))
-        widths, halvings = config.layout(resolution)
-        if resolution >> halvings < 1:
-            raise ValueError(f"{halvings} halvings of {resolution} px leave nothing: give fewer channels")
-        self.blocks = nn.ModuleList(
-            DiscriminatorBlock(inputs, outputs, first=i == 0, halve=i < halvings)
-            for i, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False))
-        )
-        sizes = [resolution >> min(i + 1, halvings) for i in range(len(self.blocks))]
-        self.attention = _attention(config.attention, sizes, widths)
-        self.linear = Linear(widths[-1], 1)
-        self.embedding = Embedding(len(self.classes), widths[-1]) if config.projection else None
-        initialise(self, config.init)
-
-    def maps(self, x_N3RR: Tensor) -> Iterator[Tensor]:
-        """What the blocks, with their attention, make of pictures in [-1, 1]."""
-        call = recomputed if self.gradient_checkpointing and self.training else _called
-        h = x_N3RR
-        for i, block in enumerate(self.blocks):
-            h = call(block, h)
-            if str(i) in self.attention:
-                h = call(self.attention[str(i)], h)
-            yield h
-
-    def features(self, x_N3RR: Tensor) -> Tensor:
-        """Pooled features (N, C) of pictures in [-1, 1]: what the logit is a function of, classes aside."""
-        last = deque(self.maps(x_N3RR), maxlen=1).pop()  # the others are let go
-        return F.relu(last).sum((2, 3))
-
-    def first_blocks(self, count: int) -> list[nn.Module]:
-        """The blocks next to the picture, with the attention that follows on any of them."""
-        attention = [self.attention[str(i)] for i in range(count) if str(i) in self.attention]
-        return [*self.blocks[:count], *attention]
-
-    def forward(self, x_N3RR: Tensor, y_N: Tensor) -> Tensor:
-        """Logits (N,) of pictures in [-1, 1] and class ids in [0, classes)."""
-        h_NC = self.features(x_N3RR)
-        logit_N: Tensor = self.linear(h_NC).squeeze(1)
-        if self.embedding is not None:
-            logit_N = logit_N + (self.embedding(y_N) * h_NC).sum(1)
-        return logit_N
-
-
-def _called(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    return block(*inputs)
-
-
-def _attention(resolutions: Sequence[int], sizes: Sequence[int], widths: Sequence[int]) -> nn.ModuleDict:
-    """Attention by index of the block that it follows."""
-    unknown = sorted(set(resolutions) - set(sizes))
-    if unknown:
-        raise ValueError(
-            f"attention at {unknown} px is not possible: the blocks end at {sorted(set(sizes))} px; "
-            "name some of these"
-        )
-    layers = {}
-    for resolution in resolutions:
-        block = sizes.index(resolution)
-        if widths[block] < 8:
-            raise ValueError(
-                f"attention at {resolution} px needs at least 8 channels there, not {widths[block]}: "
-                "widen the block, or leave it out"
-            )
-        if resolution < 2:
-            raise ValueError(
-                "attention at 1 px has nothing to attend to, it needs at least 2 px: leave it out"
-            )
-        layers[str(block)] = SelfAttention(widths[block])
-    return nn.ModuleDict(layers)
+        return EmbeddedBank(classes, shared=self.config.shared_dim, **self.bank_shape)

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from cgt.images import enlarged, grid
 from cgt.models.biggan import Generator
-from cgt.models.sampling import PICTURES_AT_ONCE, Drawn, Mix, grid_zoom, latent, pictures_of
+from cgt.models.sampling import (
+    PICTURES_AT_ONCE,
+    Drawn,
+    Mix,
+    grid_zoom,
+    largest_latent,
+    latent,
+    pictures_of,
+)
 
 
 def frames_of(
@@ -51,6 +59,8 @@ def frames_of(
         for stop in range(len(stops))
     ]
 
+    bound = largest_latent(generator, truncation)
+
     def drawn() -> Iterator[Drawn]:
         for stop, mix in enumerate(stops):
             following = (stop + 1) % len(stops)
@@ -62,11 +72,11 @@ def frames_of(
                     if moving and step:
                         z_Z = slerp(z_Z, z_SKZ[following][k], share)
                         # Halfway along an arc a number may be beyond both of its ends.
-                        z_Z = z_Z if truncation is None else z_Z.clamp(-truncation, truncation)
+                        z_Z = z_Z if bound is None else z_Z.clamp(-bound, bound)
                     yield Drawn(z_Z, between)
 
     columns = math.ceil(math.sqrt(count))
-    pictures = pictures_of(generator, drawn(), batch_size)
+    pictures = pictures_of(generator, drawn(), batch_size, truncation=truncation)
     for _ in range(len(stops) * steps):
         x_K3RR = torch.stack([next(pictures) for _ in range(count)])
         yield grid(enlarged(x_K3RR, grid_zoom(generator)), columns)

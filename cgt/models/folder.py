@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from cgt import rng
 from cgt.errors import UserError
 from cgt.files import FolderKind, refuse_existing, replacing_folder, write_json, write_text
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.mined import MinedBank
 from cgt.models.naming import BankKind
-from cgt.models.norm import Bank
+from cgt.models.norm import Bank, ClassBank, EmbeddedBank
 from cgt.models.record import FILE, BankRecord, DiscriminatorRecord, ModelRecord, not_a_model, read_record
 from cgt.models.sampling import write_class_grid
 from cgt.models.steered import SteeredBank
@@ -142,7 +143,7 @@ def undrawn(record: ModelRecord) -> tuple[Generator, Discriminator | None]:
     """The networks of a record, whose weights are not those of its files."""
     first, *others = record.banks
     generator = Generator(record.generator, record.resolution, first.classes)
-    if first.kind != generator.last_bank.kind:
+    if first.kind != generator.last_bank.kind or first.options:
         generator.banks[0] = _undrawn_bank(first, generator)
     for bank in others:
         generator.append(_undrawn_bank(bank, generator))
@@ -157,17 +158,14 @@ def _kind(bank: Bank) -> BankKind:
 
 
 def _undrawn_bank(record: BankRecord, generator: Generator) -> Bank:
-    shape: dict[str, Any] = {
-        "classes": record.classes,
-        "widths": generator.site_widths,
-        "output_width": generator.output_affine.gain.numel(),
-        "latent": generator.latent_width,
-    }
+    shape: dict[str, Any] = {"classes": record.classes, **generator.bank_shape}
     if record.kind == "mined":
         return MinedBank(**shape, dim_z=generator.dim_z, **record.options)
     if record.kind == "steered":
         return SteeredBank(**shape, **record.options)
-    return generator.new_class_bank(record.classes)
+    if record.kind == "embedding":
+        return EmbeddedBank(**shape, shared=generator.config.shared_dim, **record.options)
+    return ClassBank(**shape, **record.options)
 
 
 def _stored(network: nn.Module) -> dict[str, Tensor]:

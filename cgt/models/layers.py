@@ -5,6 +5,7 @@ Shapes: N samples, C channels, H rows, W columns, O output and I input features 
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -141,6 +142,31 @@ class SelfAttention(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         added: Tensor = self.out(attended.mT.unflatten(2, (height, width)))
         return x_NCHW + self.gain * added
+
+
+def attention_by_block(
+    resolutions: Sequence[int], sizes: Sequence[int], widths: Sequence[int]
+) -> nn.ModuleDict:
+    """Attention by index of the block that it follows: the first one of that size, 0 being none."""
+    possible = sorted({size for size in sizes if size})
+    if unknown := sorted(set(resolutions) - set(possible)):
+        raise ValueError(
+            f"attention at {unknown} px is not possible: the blocks end at {possible} px; name some of these"
+        )
+    layers = {}
+    for resolution in resolutions:
+        block = sizes.index(resolution)
+        if widths[block] < 8:
+            raise ValueError(
+                f"attention at {resolution} px needs at least 8 channels there, not {widths[block]}: "
+                "widen the block, or leave it out"
+            )
+        if resolution < 2:
+            raise ValueError(
+                "attention at 1 px has nothing to attend to, it needs at least 2 px: leave it out"
+            )
+        layers[str(block)] = SelfAttention(widths[block])
+    return nn.ModuleDict(layers)
 
 
 def initialise(network: nn.Module, init: str) -> None:

@@ -44,6 +44,7 @@ class MinedBank(LatentBank):
         widths: channels of every site.
         output_width: channels of the output norm.
         latent: width of the latent chunk that reaches the sites; 0 for none.
+        first: outputs of the first layer, where it is a site too; 0 where it is not.
         space: Q.
         dim_z: Z.
         depth: layers of each stack.
@@ -59,12 +60,13 @@ class MinedBank(LatentBank):
         output_width: int,
         *,
         latent: int,
+        first: int,
         space: int,
         dim_z: int,
         depth: int,
         normalised: bool = True,
     ) -> None:
-        super().__init__(classes, widths, output_width, latent=latent, space=space)
+        super().__init__(classes, widths, output_width, latent=latent, first=first, space=space)
         self.dim_z = dim_z
         self._options: dict[str, Any] = {
             "space": space,
@@ -98,13 +100,14 @@ class MinedBank(LatentBank):
                 widths,
                 output_width,
                 latent=self.latent_scale[0].shape[1] - space,
+                first=sum(len(projection) for projection in self.latent_first),
                 dim_z=self.dim_z,
                 **{**self._options, "depth": 1, "normalised": False},
             ).to(self.mean_Q.device)
         for own, miner in zip(bank.miners, self.miners, strict=True):
             for target, stack in ((own.to_z, miner.to_z), (own.to_class, miner.to_class)):
                 _make_affine(cast(Linear, cast(nn.Sequential, target)[0]), cast(nn.Sequential, stack))
-        for name in ("latent_scale", "latent_shift", "statistics"):
+        for name in ("latent_scale", "latent_shift", "latent_first", "statistics"):
             getattr(bank, name).load_state_dict(getattr(self, name).state_dict())
         bank.mean_Q.copy_(self.mean_Q)
         bank.spread_Q.copy_(self.spread_Q)

@@ -4,15 +4,20 @@ At site l a generator computes  gamma_l(y, z) * BN(h) + beta_l(y, z)  with
 
     gamma_l(y, z) = 1 + scale_l[y] + latent_scale_l z_l        beta_l(y, z) = shift_l[y] + latent_shift_l z_l
 
+BigGAN-deep's first layer is one more site, with a shift alone and no norm:
+
+    first(y, z) = first[y] + latent_first z
+
 The tables, the latent projections and the batch-norm statistics of one group of classes are a *class bank*. A
 pretrained generator has one bank; a transfer appends another and touches nothing of the earlier ones.
 
 Shapes: N samples, C_l channels of site l, n classes of one bank, B banks, K latent chunk, E width of a shared
-embedding.
+embedding, F outputs of the first layer, T levels of truncation.
 """
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
@@ -36,13 +41,27 @@ class ClassTables(NamedTuple):
     """(C_l, K); empty where z reaches the first layer only."""
     latent_shift: tuple[Tensor, ...] = ()
     """(C_l, K); empty likewise."""
+    first: tuple[Tensor, ...] = ()
+    """(n, F), the shift of the first layer; empty where the classes have no part in it."""
+    latent_first: tuple[Tensor, ...] = ()
+    """(F, K); empty likewise."""
+
+    @property
+    def of_classes(self) -> tuple[Tensor, ...]:
+        """All that have a row a class."""
+        return self.scale + self.shift + self.first
+
+    @property
+    def of_latents(self) -> tuple[Tensor, ...]:
+        """All that z is multiplied by."""
+        return self.latent_scale + self.latent_shift + self.latent_first
 
 
 class Latents(NamedTuple):
     """z as the layers of a generator take it in."""
 
     first_NK: Tensor
-    """Of the first linear layer."""
+    """Of the first layer."""
     sites_LNK: Sequence[Tensor] = ()
     """Of every site; empty where z reaches the first layer only."""
 
@@ -58,20 +77,43 @@ class Trunk(Protocol):
 
 
 class SiteStatistics(nn.Module):
-    """Running mean and variance of one site, (C,)."""
+    """Mean and variance of one site: running ones, (C,), or fixed ones for T truncations of z, (T, C)."""
 
     mean: Tensor
     var: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, levels: int = 1) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("var", torch.ones(channels))
+        shape = (channels,) if levels == 1 else (levels, channels)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
         self.momentum = 0.1
+
+    def at(self, truncation: float) -> tuple[Tensor, Tensor]:
+        """Mean and variance, (C,), at a truncation in (0, 1], of which running ones know nothing.
+
+        Between two levels the LOWER one has the weight of the fraction, as in pytorch-pretrained-BigGAN.
+        """
+        if self.mean.dim() == 1:
+            return self.mean, self.var
+        share, level = math.modf(truncation / (1 / (len(self.mean) - 1)))
+        lower = int(level)
+        if not share:
+            return self.mean[lower], self.var[lower]
+        mean, var = (
+            values[lower] * share + values[lower + 1] * (1 - share) for values in (self.mean, self.var)
+        )
+        return mean, var
 
 
 class Bank(nn.Module):
     """One group of classes: its names, its tables and its batch-norm statistics, the output norm's last.
+
+    Args:
+        classes: names, n of them.
+        widths: C_l of every site.
+        output_width: channels of the output norm.
+        levels: T, the truncations that there are statistics for; 1 for running statistics.
 
     Raises:
         ValueError: no class, a class name given twice, or one that won't do as a name.
@@ -80,14 +122,27 @@ class Bank(nn.Module):
     kind: ClassVar[BankKind | None] = None
     """What a model folder calls banks of this sort; those that are only trained have none."""
 
-    def __init__(self, classes: Sequence[str], widths: Sequence[int], output_width: int) -> None:
+    def __init__(
+        self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, levels: int = 1
+    ) -> None:
         super().__init__()
         self.classes = distinct(classes)
-        self.statistics = nn.ModuleList(SiteStatistics(width) for width in (*widths, output_width))
+        self.levels = levels
+        self.statistics = nn.ModuleList(SiteStatistics(width, levels) for width in (*widths, output_width))
 
     def site_statistics(self) -> list[SiteStatistics]:
         """The statistics of every site, then of the output norm."""
         return [cast(SiteStatistics, statistics) for statistics in self.statistics]
+
+    @torch.no_grad()
+    def take_statistics(self, other: "Bank", first_site: int = 0) -> None:
+        """Copy another's statistics, from a site on; where they go by truncation, those without any."""
+        pairs = zip(self.site_statistics(), other.site_statistics(), strict=True)
+        for own, theirs in list(pairs)[first_site:]:
+            levels = own.mean.dim() == theirs.mean.dim()
+            mean, var = (theirs.mean, theirs.var) if levels else theirs.at(1.0)
+            own.mean.copy_(mean)
+            own.var.copy_(var)
 
     def tables(self) -> ClassTables:
         """The tables as they are now, with gradient to whatever they are made of."""
@@ -105,7 +160,7 @@ class Bank(nn.Module):
 
     def options(self) -> dict[str, Any]:
         """Plain values that a bank of this kind is built by, beside its classes and the generator's shape."""
-        return {}
+        return {"levels": self.levels} if self.levels > 1 else {}
 
     def stored(self) -> "Bank":
         """What a model folder holds of the bank: a copy with plain tables, unless its kind is another."""
@@ -116,8 +171,16 @@ class Bank(nn.Module):
         with torch.no_grad():
             tables = self.tables()
             widths = [table.shape[1] for table in tables.scale]
-            output_width = self.site_statistics()[-1].mean.numel()
-            bank = ClassBank(self.classes, widths, output_width, latent=_latent(tables))
+            output_width = self.site_statistics()[-1].mean.shape[-1]
+            first = sum(table.shape[1] for table in tables.first)
+            bank = ClassBank(
+                self.classes,
+                widths,
+                output_width,
+                latent=_latent(tables),
+                first=first,
+                levels=self.levels,
+            )
             bank.to(tables.scale[0])
             for own, group in zip(bank.tables(), tables, strict=True):
                 for parameter, value in zip(own, group, strict=True):
@@ -134,24 +197,40 @@ class ClassBank(Bank):
         widths: C_l of every site.
         output_width: channels of the output norm.
         latent: K, the width of the latent chunk that reaches the sites; 0 for none.
+        first: F, where the first layer is a site too; 0 where it is not.
+        levels: T, the truncations that there are statistics for; 1 for running statistics.
     """
 
     kind = "tables"
 
     def __init__(
-        self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, latent: int = 0
+        self,
+        classes: Sequence[str],
+        widths: Sequence[int],
+        output_width: int,
+        *,
+        latent: int = 0,
+        first: int = 0,
+        levels: int = 1,
     ) -> None:
-        super().__init__(classes, widths, output_width)
+        super().__init__(classes, widths, output_width, levels=levels)
         n = len(classes)
         self.scale = nn.ParameterList(torch.zeros(n, width) for width in widths)
         self.shift = nn.ParameterList(torch.zeros(n, width) for width in widths)
         self.latent_scale = nn.ParameterList(torch.zeros(width, latent) for width in widths if latent)
         self.latent_shift = nn.ParameterList(torch.zeros(width, latent) for width in widths if latent)
+        self.first = nn.ParameterList([torch.zeros(n, first)] if first else [])
+        self.latent_first = nn.ParameterList([torch.zeros(first, latent)] if first else [])
 
     def tables(self) -> ClassTables:
         """The parameters themselves."""
         return ClassTables(
-            tuple(self.scale), tuple(self.shift), tuple(self.latent_scale), tuple(self.latent_shift)
+            tuple(self.scale),
+            tuple(self.shift),
+            tuple(self.latent_scale),
+            tuple(self.latent_shift),
+            tuple(self.first),
+            tuple(self.latent_first),
         )
 
 
@@ -160,45 +239,65 @@ class EmbeddedBank(Bank):
 
     It goes through a spectrally normalised W_l = [class part ; latent part] for each site's scale and shift.
     This is how BigGAN learns its classes on ImageNet (Brock et al., 2019, Sec. 3.1).
+
+    Args:
+        classes: names, n of them.
+        widths: C_l of every site.
+        output_width: channels of the output norm.
+        shared: E.
+        latent: K, the width of the latent chunk that reaches the sites; 0 for none.
+        first: F, where the first layer is a site too; 0 where it is not.
+        levels: T, the truncations that there are statistics for; 1 for running statistics.
     """
 
     kind = "embedding"
 
     def __init__(
-        self, classes: Sequence[str], widths: Sequence[int], output_width: int, *, shared: int, latent: int
+        self,
+        classes: Sequence[str],
+        widths: Sequence[int],
+        output_width: int,
+        *,
+        shared: int,
+        latent: int,
+        first: int = 0,
+        levels: int = 1,
     ) -> None:
-        super().__init__(classes, widths, output_width)
+        super().__init__(classes, widths, output_width, levels=levels)
         self.embedding = nn.Embedding(len(classes), shared)
         self.scale = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
         self.shift = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
+        self.first = nn.ModuleList([Linear(shared + latent, first, bias=False)] if first else [])
 
-    def class_projections(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """W_l[:, :E] (C_l, E) of every site, for scale and for shift."""
+    def class_projections(self) -> tuple[tuple[Tensor, ...], ...]:
+        """W_l[:, :E] (C_l, E) of every site, for scale, for shift and for the first layer."""
         shared = self.embedding.embedding_dim
-        scale, shift = self._weights()
-        return tuple(weight[:, :shared] for weight in scale), tuple(weight[:, :shared] for weight in shift)
+        return tuple(tuple(weight[:, :shared] for weight in weights) for weights in self._weights())
 
     def tables(self) -> ClassTables:
         """W_l[:, :E] e_y for every class, and W_l[:, E:], in float32 whatever autocast says."""
         shared = self.embedding.embedding_dim
-        scale, shift = self._weights()
+        weights = self._weights()
         with full_precision(self.embedding.weight):
-            tables = ClassTables(
-                tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in scale),
-                tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in shift),
+            scale, shift, first = (
+                tuple(F.linear(self.embedding.weight, weight[:, :shared]) for weight in of_kind)
+                for of_kind in weights
             )
-        if scale[0].shape[1] == shared:
+        tables = ClassTables(scale, shift, first=first)
+        if weights[0][0].shape[1] == shared:
             return tables
+        latent_scale, latent_shift, latent_first = (
+            tuple(weight[:, shared:] for weight in of_kind) for of_kind in weights
+        )
         return tables._replace(
-            latent_scale=tuple(weight[:, shared:] for weight in scale),
-            latent_shift=tuple(weight[:, shared:] for weight in shift),
+            latent_scale=latent_scale, latent_shift=latent_shift, latent_first=latent_first
         )
 
     def _weights(self) -> list[list[Tensor]]:
-        """W_l of every site, for scale and for shift."""
+        """W_l of every site, for scale, for shift and for the first layer."""
         return [
             [cast(Linear, layer).normalised_weight() for layer in layers]
-            for layers in (self.scale, self.shift)
+            for layers in (self.scale, self.shift, self.first)
         ]
 
 
@@ -252,107 +351,21 @@ def synchronise(network: nn.Module, sum_over_ranks: SumOverRanks | None) -> None
             module.sum_over_ranks = sum_over_ranks
 
 
-def training_conditions(
-    bank: Bank,
-    tables: ClassTables,
-    output_affine: tuple[Tensor, Tensor],
-    latents: Latents,
-    y_N: Tensor,
-) -> list[Condition]:
-    """One condition per site and one for the output norm, for a batch of classes of one bank.
-
-    Args:
-        bank: its statistics are the ones updated.
-        tables: of this bank.
-        output_affine: gain and bias (C,) of the output norm.
-        latents: of the batch, as the bank gives them.
-        y_N: int64 in [0, n), counted within the bank.
-    """
-    conditions = []
-    for site, statistics in enumerate(bank.site_statistics()):
-        if site == len(tables.scale):
-            gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
-        else:
-            gain = 1 + F.embedding(y_N, tables.scale[site])
-            bias = F.embedding(y_N, tables.shift[site])
-            if tables.latent_scale:
-                gain = gain + F.linear(latents.sites_LNK[site], tables.latent_scale[site])
-                bias = bias + F.linear(latents.sites_LNK[site], tables.latent_shift[site])
-        conditions.append(Condition(gain, bias, statistics))
-    return conditions
-
-
-def evaluation_conditions(
-    banks: Sequence[Bank],
-    tables: Sequence[ClassTables],
-    output_affine: tuple[Tensor, Tensor],
-    latents: Sequence[Latents],
-    y_N: Tensor,
-    eps: float,
-) -> list[Condition]:
-    """`training_conditions` for a batch that may mix banks, with each bank's running statistics folded in.
-
-    y counts over all banks; `latents` has an entry for each of them. What a sample gets does not depend on
-    the other banks or samples, to the bit: lookups and elementwise arithmetic aside, every bank's latent
-    projection is applied to the whole batch before the samples of the bank are picked. Steered samples alone
-    are looked for in a batch of their own, on whose size their last bits depend.
-    """
-    bank_N = bank_of(banks, y_N)
-
-    def lookup(per_bank: Sequence[Tensor]) -> Tensor:
-        return F.embedding(y_N, per_bank[0] if len(per_bank) == 1 else torch.cat(tuple(per_bank)))
-
-    def project(site: int, projections: Sequence[Sequence[Tensor]]) -> Tensor:
-        width = tables[0].scale[site].shape[1]
-        return picked(
-            [
-                F.linear(of_bank.sites_LNK[site], projection[site])
-                if projection
-                else of_bank.first_NK.new_zeros(len(y_N), width)
-                for of_bank, projection in zip(latents, projections, strict=True)
-            ],
-            bank_N,
-        )
-
-    conditions = []
-    statistics = [bank.site_statistics() for bank in banks]
-    for site in range(len(statistics[0])):
-        if site == len(tables[0].scale):
-            gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
-        else:
-            gain = 1 + lookup([table.scale[site] for table in tables])
-            bias = lookup([table.shift[site] for table in tables])
-            if any(table.latent_scale for table in tables):
-                gain = gain + project(site, [table.latent_scale for table in tables])
-                bias = bias + project(site, [table.latent_shift for table in tables])
-        mean_BC = torch.stack([of_bank[site].mean for of_bank in statistics])
-        var_BC = torch.stack([of_bank[site].var for of_bank in statistics])
-        scale = gain * torch.rsqrt(var_BC + eps)[bank_N]
-        conditions.append(Condition(scale, bias - mean_BC[bank_N] * scale, None))
-    return conditions
-
-
-def bank_of(banks: Sequence[Bank], y_N: Tensor) -> Tensor:
-    """The number of each sample's bank, int64 (N,), of class ids that count over all banks."""
-    ends = torch.tensor([len(bank.classes) for bank in banks], device=y_N.device).cumsum(0)
-    return torch.bucketize(y_N.contiguous(), ends, right=True)
-
-
-def picked(per_bank: Sequence[Tensor], bank_N: Tensor) -> Tensor:
-    """Each sample's row of what its bank gave for the whole batch."""
-    if len(per_bank) == 1:
-        return per_bank[0]
-    return torch.stack(tuple(per_bank))[bank_N, torch.arange(len(bank_N), device=bank_N.device)]
-
-
 def tables_of_all(banks: Sequence[Bank]) -> ClassTables:
     """The tables of all classes of all banks, with the latent projections of the first bank."""
-    tables = [bank.tables() for bank in banks]
-    return ClassTables(
-        tuple(torch.cat(parts) for parts in zip(*(of_bank.scale for of_bank in tables), strict=True)),
-        tuple(torch.cat(parts) for parts in zip(*(of_bank.shift for of_bank in tables), strict=True)),
-        tables[0].latent_scale,
-        tables[0].latent_shift,
+    return stacked([bank.tables() for bank in banks])
+
+
+def stacked(tables: Sequence[ClassTables]) -> ClassTables:
+    """The classes of several tables, one after the other, with the latent projections of the first."""
+
+    def joined(groups: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(parts) for parts in zip(*groups, strict=True))
+
+    return tables[0]._replace(
+        scale=joined(part.scale for part in tables),
+        shift=joined(part.shift for part in tables),
+        first=joined(part.first for part in tables),
     )
 
 

@@ -17,6 +17,14 @@ FORMAT_VERSION: Final = 1
 ARCHITECTURE: Final = "biggan"
 
 
+class StatisticsOptions(BaseModel):
+    """What a bank of tables, or an embedding, is built by where its statistics go by truncation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    levels: int = Field(ge=2)
+
+
 class MinedOptions(BaseModel):
     """What a mined bank is built by."""
 
@@ -58,7 +66,7 @@ class BankRecord(BaseModel):
         if self.kind in models:
             models[self.kind].model_validate(self.options)
         elif self.options:
-            raise ValueError(f"a bank of kind {self.kind} has no options")
+            StatisticsOptions.model_validate(self.options)
         return self
 
 

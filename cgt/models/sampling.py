@@ -21,6 +21,8 @@ from cgt.images import save_grid, to_uint8
 from cgt.models.biggan import Generator
 
 PICTURES_AT_ONCE = 64
+LEVELLED_CUT = 2.0
+"""Where z is cut off before truncation multiplies it, in the published BigGAN-deep."""
 GRID_CELL = 64
 """Pixels that a picture of a grid has at least, so that small ones can be seen."""
 
@@ -64,12 +66,23 @@ def latent(
         generator: whose Z it is.
         number: from 0.
         seed: of all pictures.
-        truncation: cut N(0, 1) off at plus and minus this; None for all of it.
+        truncation: cut N(0, 1) off at plus and minus this; None for all of it. Of a generator whose
+            statistics go by truncation: cut it off at 2 and multiply by this, as they were taken; None for 1.
         stream: others get other latents of the same numbers.
     """
+    if generator.levelled:
+        cut = rng.truncated_normal((generator.dim_z,), LEVELLED_CUT, seed, stream, number)
+        return cut * (1.0 if truncation is None else truncation)
     if truncation is None:
         return rng.normal((generator.dim_z,), seed, stream, number)
     return rng.truncated_normal((generator.dim_z,), truncation, seed, stream, number)
+
+
+def largest_latent(generator: Generator, truncation: float | None) -> float | None:
+    """What no number of z is beyond when it is drawn with this truncation; None where there is no bound."""
+    if generator.levelled:
+        return LEVELLED_CUT * (1.0 if truncation is None else truncation)
+    return truncation
 
 
 def own_latents(
@@ -91,7 +104,11 @@ def shared_latents(
 
 @torch.no_grad()
 def pictures_of(
-    generator: Generator, drawn: Iterable[Drawn], batch_size: int = PICTURES_AT_ONCE
+    generator: Generator,
+    drawn: Iterable[Drawn],
+    batch_size: int = PICTURES_AT_ONCE,
+    *,
+    truncation: float | None = None,
 ) -> Iterator[Tensor]:
     """The pictures, uint8 (3, R, R) each, on the CPU, a batch of them made when the first is asked for.
 
@@ -99,12 +116,14 @@ def pictures_of(
         generator: in eval mode.
         drawn: in order.
         batch_size: pictures at once.
+        truncation: that their latents were drawn with.
 
     Raises:
         RunError: the generator makes values that are not finite.
     """
     device = next(generator.parameters()).device
     number = {name: y for y, name in enumerate(generator.classes)}
+    level = truncation if generator.levelled and truncation is not None else 1.0
     drawn = iter(drawn)
     while batch := list(itertools.islice(drawn, batch_size)):
         z_NZ = torch.stack([z_Z for z_Z, _ in batch]).to(device)
@@ -113,10 +132,10 @@ def pictures_of(
         parts = [(*mix.parts, *((generator.classes[0], 0.0),) * (most - len(mix.parts))) for _, mix in batch]
         y_NJ = torch.tensor([[number[name] for name, _ in row] for row in parts], device=device)
         if most == 1:
-            x_N3RR = generator(z_NZ, y_NJ[:, 0])
+            x_N3RR = generator(z_NZ, y_NJ[:, 0], truncation=level)
         else:
             weight_NJ = torch.tensor([[weight for _, weight in row] for row in parts], device=device)
-            x_N3RR = generator.interpolate(z_NZ, y_NJ, weight_NJ)
+            x_N3RR = generator.interpolate(z_NZ, y_NJ, weight_NJ, truncation=level)
         if not x_N3RR.isfinite().all():
             raise RunError(
                 "the generator makes pictures with values that are not finite (NaN or infinity): its "

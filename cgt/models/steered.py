@@ -36,6 +36,7 @@ class SteeredBank(LatentBank):
         widths: channels of every site.
         output_width: channels of the output norm.
         latent: width of the latent chunk that reaches the sites; 0 for none.
+        first: outputs of the first layer, where it is a site too; 0 where it is not.
         space: Q.
         source_classes: S.
         stages: widths of the classifier.
@@ -55,6 +56,7 @@ class SteeredBank(LatentBank):
         output_width: int,
         *,
         latent: int,
+        first: int,
         space: int,
         source_classes: int,
         stages: Sequence[int],
@@ -64,7 +66,7 @@ class SteeredBank(LatentBank):
         step: float,
         prior: float,
     ) -> None:
-        super().__init__(classes, widths, output_width, latent=latent, space=space)
+        super().__init__(classes, widths, output_width, latent=latent, first=first, space=space)
         if len(targets) != len(self.classes) or not all(0 <= target < outputs for target in targets):
             raise ValueError(
                 f"the classifier's outputs {list(targets)} are not one of {outputs} for each of "

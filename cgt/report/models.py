@@ -123,7 +123,7 @@ class Shown:
         if not all(isinstance(bank, ClassBank) for bank in banks):
             return self.old_classes[0]
         tables = tables_of_all(banks)
-        rows_NC = torch.cat((*tables.scale, *tables.shift), 1)
+        rows_NC = torch.cat(tables.of_classes, 1)
         first = self.generator.first_of_last_bank
         distances = (rows_NC[:first] - rows_NC[first + place]).square().sum(1)
         return self.old_classes[int(distances.argmin())]
@@ -131,13 +131,11 @@ class Shown:
     def alone(self, classes: Sequence[str], tables: ClassTables) -> Generator:
         """This generator with one bank: of these classes and tables, with the new classes' statistics."""
         generator, last = copy.deepcopy(self.generator), self.generator.last_bank
-        latent = tables.latent_scale[0].shape[1] if tables.latent_scale else 0
-        width = self.generator.output_affine.gain.numel()
-        bank = ClassBank(classes, self.generator.site_widths, width, latent=latent)
+        bank = ClassBank(classes, **self.generator.bank_shape)
         for own, given in zip(bank.tables(), tables, strict=True):
             for parameter, value in zip(own, given, strict=True):
                 parameter.data.copy_(value)
-        bank.statistics.load_state_dict(last.statistics.state_dict())
+        bank.take_statistics(last)
         bank.to(self.generator.output_affine.gain.device).eval().requires_grad_(False)
         generator.banks = torch.nn.ModuleList([bank])
         return generator

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.models.norm import ClassTables
+from cgt.models.norm import stacked
 from cgt.report.blocks import Block, Heading, Plot, Plots, Section, Sheet, Sheets, Strip, Words
 from cgt.report.models import Shown, drawn
 from cgt.transfer.propagation import PropagatedBank
@@ -145,7 +145,7 @@ def _layers(one: Shown, bank: PropagatedBank, number: int) -> list[Block]:
         for own in counts
     ]
     classes = [f"{step}: {name}" for step in counts for name in one.new_classes]
-    generator = one.alone(classes, _stacked(steps))
+    generator = one.alone(classes, stacked(steps))
     sheets = []
     for i, name in enumerate(names):
         ids = [step * len(one.new_classes) + i for step in range(len(counts))]
@@ -231,16 +231,6 @@ def _heat_map(
         parts.append(f"{of_class} from {old[y]} ({scale_NM[y, i]:.2f})")
     alt = f"Heat map of the similarity scores, {title}. The strongest for the scale: {'; '.join(parts)}."
     return Plot(name, title, alt, draw, height=1.5 + 0.14 * len(old))
-
-
-def _stacked(tables: Sequence[ClassTables]) -> ClassTables:
-    """The classes of several tables, one after the other."""
-    return ClassTables(
-        tuple(torch.cat(site) for site in zip(*(part.scale for part in tables), strict=True)),
-        tuple(torch.cat(site) for site in zip(*(part.shift for part in tables), strict=True)),
-        tables[0].latent_scale,
-        tables[0].latent_shift,
-    )
 
 
 def _spread(values: Sequence[int]) -> list[int]:

@@ -10,7 +10,8 @@ from typing import Any, cast
 from cgt import rng
 from cgt.data import Pictures
 from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError, reworded
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.folder import save_model
 from cgt.models.layers import plain
 from cgt.models.sampling import write_class_grid

@@ -20,7 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgt.distributed import Precision, World
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.training.settings import RunConfig
 from cgt.training.step import discriminator_gradients, generator_gradients
 from cgt.training.strategies.base import Trainable

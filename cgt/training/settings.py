@@ -12,7 +12,8 @@ from cgt.data import DataConfig
 from cgt.distributed import Precision
 from cgt.errors import UserError
 from cgt.metrics.settings import EvalConfig
-from cgt.models.biggan import DiscriminatorConfig, GeneratorConfig
+from cgt.models.biggan import GeneratorConfig
+from cgt.models.discriminator import DiscriminatorConfig
 from cgt.training.augment import AugmentConfig
 from cgt.training.checkpoint import CheckpointConfig
 from cgt.training.ema import EMAConfig

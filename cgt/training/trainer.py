@@ -7,7 +7,8 @@ import torch
 
 from cgt import rng
 from cgt.distributed import World
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.layers import plain
 from cgt.models.norm import Bank, synchronise
 from cgt.training.ema import EMA

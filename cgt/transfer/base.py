@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from cgt import rng
 from cgt.config import Section
 from cgt.errors import UserError
-from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.classifier import Classifier
+from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 from cgt.training.losses import hinge_discriminator, hinge_generator
 from cgt.training.optim import ParameterGroup
 

@@ -78,14 +78,9 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
 
     def new_bank(self, generator: Generator) -> Bank:
         """Tables at their start with the source's statistics, and latents at zero."""
-        bank = PictureBank(
-            self.task.classes,
-            generator.site_widths,
-            generator.output_affine.gain.numel(),
-            latent=generator.latent_width,
-        )
+        bank = PictureBank(self.task.classes, **generator.bank_shape)
         start_bank(bank, generator, nearest_classes(self.task) if self.config.start == "nearest" else None)
-        bank.statistics.load_state_dict(cast(Bank, generator.banks[0]).statistics.state_dict())
+        bank.take_statistics(cast(Bank, generator.banks[0]))
         bank.z_PZ = nn.Parameter(torch.zeros(len(self._y_P), generator.dim_z))
         return bank
 
@@ -129,7 +124,7 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
             z_NZ = F.embedding(index_N, bank.z_PZ)
             terms["earth_mover"] = self.config.earth_mover * earth_mover(z_NZ, samples_NSZ.flatten(0, 1))
         if self.config.weight_decay:
-            squares = torch.stack([table.square().mean() for table in (*tables.scale, *tables.shift)])
+            squares = torch.stack([table.square().mean() for table in tables.of_classes])
             terms["weight_decay"] = self.config.weight_decay * squares.sum()
         return terms
 

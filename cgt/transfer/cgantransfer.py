@@ -18,7 +18,8 @@ the official code (github.com/mshahbazi72/cGANTransfer):
 * L1 is of the scores as they are used, bias and all; the original takes it of the raw scores and, as one more
   tensor, of their bias.
 
-Shapes: L sites, N source classes, M new classes, K latent chunk.
+Shapes: L sites (the first layer, where it is one, is the last), N source classes, M new classes, K latent
+chunk.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ from torch import Tensor, nn
 
 from cgt import rng
 from cgt.errors import UserError
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.layers import draw_weight
 from cgt.models.norm import Bank
 from cgt.transfer.extension import StagedConfig, StagedExtension
@@ -141,7 +143,7 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
             tunable_prior=False,
             tunable_scores=False,
         )
-        bank.statistics.load_state_dict(finished.statistics.state_dict())
+        bank.take_statistics(finished)
         return bank
 
     def penalties(self, generator: Generator) -> Mapping[str, Tensor]:
@@ -157,7 +159,8 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
     def _start(self, generator: Generator) -> Tensor:
         """The scores at the start, (L, 2, N, M); random ones are drawn from torch's global generator."""
         n_source, n_new = len(generator.classes), len(self.task.classes)
-        scores_L2NM = torch.zeros(len(generator.site_widths), 2, n_source, n_new)
+        sites = len(generator.site_widths) + bool(generator.first_width)
+        scores_L2NM = torch.zeros(sites, 2, n_source, n_new)
         start: str = self.config.start
         if start == "official":
             start = generator.config.init

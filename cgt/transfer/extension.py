@@ -3,7 +3,8 @@
 import copy
 from typing import ClassVar, Literal, TypeVar
 
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.naming import BankKind
 from cgt.models.norm import Bank
 from cgt.transfer.base import Method, MethodConfig

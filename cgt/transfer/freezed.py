@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from cgt.errors import UserError
-from cgt.models.biggan import Discriminator
+from cgt.models.discriminator import Discriminator
 from cgt.transfer.base import Task
 from cgt.transfer.transfergan import TransferGAN, TransferGANConfig
 

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cgt.errors import UserError
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.layers import Conv2d
 from cgt.transfer.base import Task
 from cgt.transfer.starting import fine_tuned_discriminator, fine_tuned_generator

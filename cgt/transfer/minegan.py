@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from cgt import rng
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.mined import MinedBank
 from cgt.models.norm import Bank
 from cgt.training.losses import softplus_discriminator, softplus_generator
@@ -52,9 +53,7 @@ class MineGAN(StagedExtension[MineGANConfig]):
         with rng.seeded_globally(self.task.seed, "miners"):
             bank = MinedBank(
                 self.task.classes,
-                generator.site_widths,
-                generator.output_affine.gain.numel(),
-                latent=generator.latent_width,
+                **generator.bank_shape,
                 space=space.vectors_SQ.shape[1],
                 dim_z=generator.dim_z,
                 depth=self.config.depth,

@@ -62,9 +62,7 @@ class PPGN(SupervisedExtension[PPGNConfig]):
         with rng.seeded_globally(self.task.seed, "classifier"):
             bank = SteeredBank(
                 self.task.classes,
-                generator.site_widths,
-                generator.output_affine.gain.numel(),
-                latent=generator.latent_width,
+                **generator.bank_shape,
                 space=size,
                 source_classes=n_source,
                 stages=stages,

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
 from cgt.models.class_space import ClassSpace, class_space
+from cgt.models.discriminator import Discriminator
 from cgt.models.naming import BankKind
 from cgt.models.norm import Bank, ClassBank, ClassTables, EmbeddedBank, tables_of_all
 from cgt.transfer.base import Task
@@ -65,10 +66,8 @@ def start_classes(own: Iterable[Tensor], source: Iterable[Tensor], nearest_M: Te
 def start_bank(bank: ClassBank, generator: Generator, nearest_M: Tensor | None) -> None:
     """Set a bank of plain tables to where new classes start, and its latent projections to the source's."""
     own, source = bank.tables(), source_tables(generator)
-    start_classes(own.scale + own.shift, source.scale + source.shift, nearest_M)
-    for projection, of_source in zip(
-        own.latent_scale + own.latent_shift, source.latent_scale + source.latent_shift, strict=True
-    ):
+    start_classes(own.of_classes, source.of_classes, nearest_M)
+    for projection, of_source in zip(own.of_latents, source.of_latents, strict=True):
         projection.copy_(of_source)
 
 
@@ -80,7 +79,7 @@ def fine_tuned_generator(task: Task, first_block: int = 0) -> Generator:
 
     Args:
         task: with a source.
-        first_block: blocks before this one, and if it is not 0 the first linear layer, are fresh too.
+        first_block: blocks before this one, and if it is not 0 the first layer, are fresh too.
     """
     generator, source = task.fresh_generator(), task.given_source.generator
     require_tables(source)
@@ -93,10 +92,11 @@ def fine_tuned_generator(task: Task, first_block: int = 0) -> Generator:
     generator.output_affine.load_state_dict(source.output_affine.state_dict())
     generator.to_rgb.load_state_dict(source.to_rgb.state_dict())
     bank, first = generator.last_bank, cast(Bank, source.banks[0])
-    first_site = 2 * first_block
-    for own, theirs in zip(bank.statistics[first_site:], first.statistics[first_site:], strict=True):
-        own.load_state_dict(theirs.state_dict())
+    first_site = generator.first_site(first_block)
+    bank.take_statistics(first, first_site)
     if isinstance(bank, EmbeddedBank) and isinstance(first, EmbeddedBank):
+        if not first_block:
+            bank.first.load_state_dict(first.first.state_dict())
         for site in range(first_site, len(first.scale)):
             bank.scale[site].load_state_dict(first.scale[site].state_dict())
             bank.shift[site].load_state_dict(first.shift[site].state_dict())
@@ -115,6 +115,8 @@ def fine_tuned_discriminator(
     """
     task = replace(task, discriminator=replace(task.discriminator, projection=projection))
     discriminator, source = task.fresh_discriminator(), task.given_source.discriminator
+    if discriminator.stem is not None and source.stem is not None:
+        discriminator.stem.load_state_dict(source.stem.state_dict())
     for i in range(len(source.blocks) if blocks is None else blocks):
         discriminator.blocks[i].load_state_dict(source.blocks[i].state_dict())
         if str(i) in source.attention:

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.transfer.base import MethodConfig
 from cgt.transfer.extension import Extension
 

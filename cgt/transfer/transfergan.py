@@ -9,7 +9,8 @@ from typing import Literal, TypeVar, cast
 import torch
 
 from cgt.errors import UserError
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.norm import Bank, EmbeddedBank
 from cgt.transfer.base import Method, MethodConfig
 from cgt.transfer.nearest import nearest_classes
@@ -61,7 +62,7 @@ class TransferGAN(Method[C]):
             start_classes([bank.embedding.weight], [first.embedding.weight], nearest_M)
         else:
             own, source = bank.tables(), first.tables()
-            start_classes(own.scale + own.shift, source.scale + source.shift, nearest_M)
+            start_classes(own.of_classes, source.of_classes, nearest_M)
 
 
 METHOD = TransferGAN

@@ -10,7 +10,8 @@ import torch
 
 from cgt.cli import main
 from cgt.files import sha256
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.folder import load_generator, load_model, save_model
 from tests import tiny
 

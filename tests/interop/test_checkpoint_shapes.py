@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cgt.errors import UserError
 from cgt.interop.biggan_pytorch import DISCRIMINATOR, PER_LAYER, SHARED, convert
-from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.biggan import Generator, GeneratorConfig
+from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Tensors = dict[str, Tensor]

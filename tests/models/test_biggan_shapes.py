@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.biggan import Generator, GeneratorConfig
+from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 from cgt.models.layers import SelfAttention
 from cgt.models.layouts import DISCRIMINATOR_LAYOUTS, GENERATOR_LAYOUTS
 

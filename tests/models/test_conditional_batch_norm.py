@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from cgt.models.conditions import evaluation_conditions, training_conditions
 from cgt.models.norm import (
     ClassBank,
     ClassTables,
     ConditionalBatchNorm,
     EmbeddedBank,
     Latents,
-    evaluation_conditions,
-    training_conditions,
 )
 
 EPS = 1e-3
@@ -52,7 +51,7 @@ def affine_by_hand(bank: ClassBank, site: int, y_N: Tensor, z_NK: Tensor) -> tup
 def test_training_normalises_by_the_batch_and_applies_each_samples_affine() -> None:
     bank, affine = random_bank(3, LATENT), output_affine()
     y, z, x = torch.tensor([2, 0, 0, 1]), torch.randn(4, LATENT), torch.randn(4, 3, 6, 6) * 2 + 1
-    conditions = training_conditions(bank, bank.tables(), affine, Latents(z, [z, z]), y)
+    conditions = training_conditions(bank, bank.tables(), affine, Latents(z, [z, z]), y).sites
     gamma, beta = affine_by_hand(bank, 1, y, z)
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
     expected = (x - mean) / (var + EPS).sqrt() * gamma[:, :, None, None] + beta[:, :, None, None]
@@ -64,7 +63,7 @@ def test_output_norm_takes_the_shared_affine() -> None:
     x = torch.randn(4, OUTPUT, 6, 6)
     conditions = training_conditions(
         bank, bank.tables(), (gain, bias), NO_LATENTS, torch.tensor([2, 0, 0, 1])
-    )
+    ).sites
     expected = torch.nn.functional.batch_norm(x, None, None, gain, bias, training=True, eps=EPS)
     torch.testing.assert_close(ConditionalBatchNorm(EPS)(x, conditions[-1]), expected)
 
@@ -77,7 +76,7 @@ def test_momentum_is_the_weight_of_the_new_batch(momentum: float) -> None:
     old_mean, old_var = statistics.mean.clone(), statistics.var.clone()
     x = torch.randn(4, 4, 6, 6)
     y = torch.zeros(4, dtype=torch.int64)
-    conditions = training_conditions(bank, bank.tables(), output_affine(), NO_LATENTS, y)
+    conditions = training_conditions(bank, bank.tables(), output_affine(), NO_LATENTS, y).sites
     ConditionalBatchNorm(EPS)(x, conditions[0])
     torch.testing.assert_close(statistics.mean, (1 - momentum) * old_mean + momentum * x.mean((0, 2, 3)))
     torch.testing.assert_close(statistics.var, (1 - momentum) * old_var + momentum * x.var((0, 2, 3)))
@@ -88,7 +87,7 @@ def test_evaluation_uses_each_banks_statistics_and_tables() -> None:
     y, z, x = torch.tensor([4, 0, 3, 2]), torch.randn(4, LATENT), torch.randn(4, 4, 6, 6)
     conditions = evaluation_conditions(
         banks, [bank.tables() for bank in banks], affine, [Latents(z, [z, z])] * len(banks), y, EPS
-    )
+    ).sites
     out = ConditionalBatchNorm(EPS)(x, conditions[0])
     for sample, (bank, own) in enumerate([(1, 1), (0, 0), (1, 0), (0, 2)]):
         gamma, beta = affine_by_hand(banks[bank], 0, torch.tensor([own]), z[sample : sample + 1])
@@ -103,7 +102,8 @@ def test_evaluation_changes_no_statistics() -> None:
     bank = random_bank(3)
     before = [(statistics.mean.clone(), statistics.var.clone()) for statistics in bank.statistics]
     y = torch.zeros(2, dtype=torch.int64)
-    for condition in evaluation_conditions([bank], [bank.tables()], output_affine(), [NO_LATENTS], y, EPS):
+    conditions = evaluation_conditions([bank], [bank.tables()], output_affine(), [NO_LATENTS], y, EPS)
+    for condition in conditions.sites:
         ConditionalBatchNorm(EPS)(torch.randn(2, condition.scale_NC.shape[1], 3, 3), condition)
     for (mean, var), statistics in zip(before, bank.statistics, strict=True):
         assert torch.equal(statistics.mean, mean)
@@ -121,7 +121,7 @@ def test_gradients_of_tables_projections_and_input_are_right() -> None:
         sites = len(WIDTHS)
         grouped = ClassTables(*(tables[i : i + sites] for i in range(0, len(tables), sites)))
         return ConditionalBatchNorm(EPS)(
-            x, training_conditions(bank, grouped, affine, Latents(z, [z, z]), y)[0]
+            x, training_conditions(bank, grouped, affine, Latents(z, [z, z]), y).sites[0]
         )
 
     assert torch.autograd.gradcheck(out, (x, *flat))

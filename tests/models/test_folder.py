@@ -15,7 +15,7 @@ from tests import tiny
 from tests.transfer.methods import make
 
 
-@pytest.fixture(params=[tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per layer", "hierarchical"])
+@pytest.fixture(params=tiny.CONDITIONINGS.values(), ids=tiny.CONDITIONINGS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     source = tiny.source(request.param)
     source.generator.append(source.generator.new_class_bank(tiny.NEW))

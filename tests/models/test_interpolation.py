@@ -8,16 +8,14 @@ from cgt.training.trainer import snapshot
 from tests import tiny
 from tests.transfer.methods import make, trained
 
-BOTH = pytest.mark.parametrize(
-    "config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"]
-)
+ALL = pytest.mark.parametrize("config", tiny.CONDITIONINGS.values(), ids=tiny.CONDITIONINGS)
 
 
 def extended(config: GeneratorConfig, name: str) -> Generator:
     return snapshot(trained(make(name, config))[0])
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("name", ["cgantransfer", "minegan"])
 def test_at_its_ends_a_way_between_two_classes_is_the_classes_to_the_bit(
     name: str, config: GeneratorConfig
@@ -30,7 +28,7 @@ def test_at_its_ends_a_way_between_two_classes_is_the_classes_to_the_bit(
         assert torch.equal(generator.interpolate(z_NZ, y_NJ, weight_NJ), generator(z_NZ, y_NJ[:, end]))
 
 
-@BOTH
+@ALL
 def test_halfway_between_two_classes_of_one_bank_their_tables_are_halfway(config: GeneratorConfig) -> None:
     generator = extended(config, "cgantransfer")
     generator.fold()
@@ -40,7 +38,7 @@ def test_halfway_between_two_classes_of_one_bank_their_tables_are_halfway(config
     )
     bank = generator.last_bank
     with torch.no_grad():
-        for table in (*bank.scale, *bank.shift):
+        for table in bank.tables().of_classes:
             table[1] = 0.25 * table[0] + 0.75 * table[2]
     torch.testing.assert_close(mixed, generator(z_NZ, torch.full((5,), 5)), rtol=0, atol=1e-5)
 

@@ -29,7 +29,8 @@ from torch import Tensor
 from cgt.interop.biggan_pytorch import DISCRIMINATOR, PER_LAYER, SHARED, KeyMap
 from cgt.interop.pickles import read_tensors
 from cgt.interop.weights import Weights
-from cgt.models.biggan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cgt.models.biggan import Generator, GeneratorConfig
+from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 from cgt.models.norm import ClassTables
 from cgt.transfer.propagation import PropagatedBank
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cgt.cli import main
 from cgt.interop.biggan_pytorch import convert
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.folder import load_generator, load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch's switch for oneDNN says so

@@ -8,7 +8,7 @@ import torch
 
 from cgt.distributed import World
 from cgt.errors import UserError
-from cgt.models.biggan import DiscriminatorConfig
+from cgt.models.discriminator import DiscriminatorConfig
 from cgt.training import memory
 from cgt.training.memory import LiveTensors, Need, needs, updates, watch
 from cgt.training.settings import PretrainConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cgt.errors import UserError
-from cgt.models.biggan import Discriminator
+from cgt.models.discriminator import Discriminator
 from cgt.models.layers import plain
 from cgt.transfer.nearest import nearest_classes
 from cgt.transfer.propagation import PropagatedEmbedding

@@ -12,7 +12,8 @@ from torch import Tensor
 from cgt import catalog
 from cgt.errors import UserError
 from cgt.models.banks import without_bank
-from cgt.models.biggan import Discriminator, Generator, GeneratorConfig
+from cgt.models.biggan import Generator, GeneratorConfig
+from cgt.models.discriminator import Discriminator
 from cgt.models.folder import load_generator, load_model, save_model
 from cgt.training.trainer import snapshot
 from cgt.transfer.base import Method, Source
@@ -35,7 +36,7 @@ class History(NamedTuple):
     priors: list[PropagatedBank]
 
 
-@pytest.fixture(scope="module", params=[tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"])
+@pytest.fixture(scope="module", params=tiny.CONDITIONINGS.values(), ids=tiny.CONDITIONINGS)
 def history(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> History:
     root = tmp_path_factory.mktemp("lifelong")
     pair = tiny.source(request.param)
@@ -112,11 +113,13 @@ def test_a_round_adds_as_many_numbers_as_the_formula_says_and_no_more(history: H
     files = [load_file(folder / "generator.safetensors") for folder in history.folders]
     assert {tensor.dtype for file in files for tensor in file.values()} == {torch.float32}
     sizes = [sum(tensor.numel() for tensor in file.values()) for file in files]
-    of_sites, of_output = 12 + 8 + 8 + 8, 8
+    of_sites, of_output, of_first = 12 + 8 + 8 + 8, 8, 0
     chunk = 3 if history.config.hierarchical else 0
+    if history.config.deep:
+        of_sites, of_first, chunk = 2 * (32 + 3 * 8) + 2 * (16 + 3 * 4), 32 * 2**2, 6
     for before, after, classes in zip(sizes, sizes[1:], ROUNDS, strict=False):
-        of_bank = 2 * of_sites * chunk + 2 * (of_sites + of_output)
-        assert after - before == len(classes) * 2 * of_sites + of_bank
+        of_bank = (2 * of_sites + of_first) * chunk + 2 * (of_sites + of_output)
+        assert after - before == len(classes) * (2 * of_sites + of_first) + of_bank
 
 
 @pytest.mark.parametrize("name", catalog.names("cgt.transfer"))

@@ -31,20 +31,18 @@ TRAINED = {
     "cgantransfer": r"banks\.1\.(prior|scores|residuals|latent)",
     "cgantransfer finetune": r"(?!banks)|banks\.0\.(residuals|latent)",
     "freezed": "",
-    "gefilter": r"(linear|blocks\.0|banks)\.|.*reparametrisation|attention\.0\.",
+    "gefilter": r"(linear|blocks\.{fresh}|banks)\.|.*reparametrisation|attention\.{fresh}\.",
     "minegan": r"banks\.1\.miners\.",
     "minegan finetune": "",
     "ppgn": r"banks\.1\.(classifier|log_temperature)",
     "scratch": "",
     "transfergan": "",
 }
-"""Which parameters of G each method trains: those that such an expression finds."""
-BOTH = pytest.mark.parametrize(
-    "config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"]
-)
+"""Which parameters of G each method trains, by expressions; {fresh} stands for all blocks but the last."""
+ALL = pytest.mark.parametrize("config", tiny.CONDITIONINGS.values(), ids=tiny.CONDITIONINGS)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("classes", [tiny.NEW, tiny.NEW[:1]], ids=["3 classes", "1 class"])
 def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
@@ -58,8 +56,9 @@ def test_it_trains_with_finite_losses_and_changes_what_it_says_and_nothing_else(
     assert all(math.isfinite(value) for record in losses for value in record.values())
     if not method.keeps_old_classes:
         assert len(trainer.generator.banks) == 1
+    expression = TRAINED.get(name, "").replace("{fresh}", f"[0-{len(trainer.generator.blocks) - 2}]")
     for key, parameter in trainer.generator.named_parameters():
-        trains = re.match(TRAINED.get(name, ""), key) is not None
+        trains = re.match(expression, key) is not None
         assert torch.equal(parameter, before[key]) != trains, key
         assert parameter.requires_grad == trains, key
     fixed = {
@@ -122,7 +121,7 @@ def test_it_goes_on_from_a_saved_state_to_the_same_bits(name: str, tmp_path: Pat
     assert torch.equal(snapshot(trainer)(z_NZ, y_N), snapshot(again)(z_NZ, y_N))
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("name", METHODS)
 def test_its_saved_model_makes_the_new_classes_and_old_ones_to_the_bit_where_promised(
     name: str, config: GeneratorConfig, tmp_path: Path
@@ -144,7 +143,7 @@ def test_its_saved_model_makes_the_new_classes_and_old_ones_to_the_bit_where_pro
         assert extended.classes == list(tiny.NEW)
 
 
-@BOTH
+@ALL
 def test_a_batch_that_mixes_old_and_new_classes_gives_each_picture_what_it_gets_alone(
     config: GeneratorConfig,
 ) -> None:
@@ -158,7 +157,7 @@ def test_a_batch_that_mixes_old_and_new_classes_gives_each_picture_what_it_gets_
     torch.testing.assert_close(mixed, single, rtol=0, atol=1e-5)
 
 
-@BOTH
+@ALL
 def test_an_extended_model_can_be_extended_again_and_every_earlier_class_stays(
     config: GeneratorConfig,
 ) -> None:
@@ -217,7 +216,7 @@ def test_the_discriminator_keeps_all_but_its_class_embedding() -> None:
     assert all(torch.equal(new[key], old[key]) for key in old if not key.startswith("embedding."))
 
 
-@BOTH
+@ALL
 def test_transfergan_starts_at_the_source_in_all_but_its_classes(config: GeneratorConfig) -> None:
     method = make("transfergan", config)
     new, old = method.networks()[0].state_dict(), method.task.given_source.generator.state_dict()
@@ -225,14 +224,14 @@ def test_transfergan_starts_at_the_source_in_all_but_its_classes(config: Generat
     assert kept == {key for key in old if not key.startswith("banks.")}
     kept |= {key for key in new if ".statistics." in key}
     if config.shared_dim:
-        kept |= {key for key in new if key.startswith(("banks.0.scale.", "banks.0.shift."))}
+        kept |= {key for key in new if re.match(r"banks\.0\.(scale|shift|first)\.", key)}
     assert all(torch.equal(new[key], old[key]) for key in kept)
     fresh = set(new) - kept
     assert fresh
     assert all(new[key].shape[0] == len(tiny.NEW) for key in fresh)
 
 
-@BOTH
+@ALL
 def test_transfergan_starts_its_classes_at_the_mean_or_at_the_nearest_class(config: GeneratorConfig) -> None:
     def rows(generator: Generator) -> torch.Tensor:
         bank = generator.banks[0]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cgt.models.biggan import Generator, GeneratorConfig
-from cgt.models.norm import ConditionalBatchNorm, Latents, training_conditions
+from cgt.models.conditions import training_conditions
+from cgt.models.norm import ConditionalBatchNorm, Latents
 from cgt.transfer.base import Task
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from cgt.transfer.propagation import PropagatedBank
@@ -179,7 +180,7 @@ def test_value_and_gradients_are_those_of_the_equations(
         if config.hierarchical
     ]
     affine = (generator.output_affine.gain, generator.output_affine.bias)
-    conditions = training_conditions(bank, bank.tables(), affine, Latents(torch.empty(0), z_LBK), Y_B)
+    conditions = training_conditions(bank, bank.tables(), affine, Latents(torch.empty(0), z_LBK), Y_B).sites
     of_block = [ConditionalBatchNorm(EPS)(x, c) for x, c in zip(x_LBCHW, conditions, strict=False)]
     of_paper = literal_maps(bank, x_LBCHW, z_LBK)
 

@@ -1,0 +1,128 @@
+"""What classes and latents make of the sites of a generator: for each sample one scale and shift a channel.
+
+Shapes: N samples, C channels of a site, n classes of one bank, B banks, K latent chunk, F outputs of the
+first layer.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cgt.models.norm import Bank, ClassTables, Condition, Latents
+
+
+class Conditions(NamedTuple):
+    """What the classes and the latents of a batch make of the layers of a generator."""
+
+    first: Tensor
+    """What the first layer takes in, (N, K); or where it is a site, its shift (N, F)."""
+    sites: list[Condition]
+    """Of every site, then of the output norm."""
+
+
+def training_conditions(
+    bank: Bank,
+    tables: ClassTables,
+    output_affine: tuple[Tensor, Tensor],
+    latents: Latents,
+    y_N: Tensor,
+) -> Conditions:
+    """The conditions of a batch of classes of one bank.
+
+    Args:
+        bank: its statistics are the ones updated.
+        tables: of this bank.
+        output_affine: gain and bias (C,) of the output norm.
+        latents: of the batch, as the bank gives them.
+        y_N: int64 in [0, n), counted within the bank.
+    """
+    conditions = []
+    for site, statistics in enumerate(bank.site_statistics()):
+        if site == len(tables.scale):
+            gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
+        else:
+            gain = 1 + F.embedding(y_N, tables.scale[site])
+            bias = F.embedding(y_N, tables.shift[site])
+            if tables.latent_scale:
+                gain = gain + F.linear(latents.sites_LNK[site], tables.latent_scale[site])
+                bias = bias + F.linear(latents.sites_LNK[site], tables.latent_shift[site])
+        conditions.append(Condition(gain, bias, statistics))
+    first = latents.first_NK
+    if tables.first:
+        first = F.embedding(y_N, tables.first[0]) + F.linear(first, tables.latent_first[0])
+    return Conditions(first, conditions)
+
+
+def evaluation_conditions(
+    banks: Sequence[Bank],
+    tables: Sequence[ClassTables],
+    output_affine: tuple[Tensor, Tensor],
+    latents: Sequence[Latents],
+    y_N: Tensor,
+    eps: float,
+    truncation: float = 1.0,
+) -> Conditions:
+    """`training_conditions` for a batch that may mix banks, with each bank's running statistics folded in.
+
+    y counts over all banks; `latents` has an entry for each of them. What a sample gets does not depend on
+    the other banks or samples, to the bit: lookups and elementwise arithmetic aside, every bank's latent
+    projection is applied to the whole batch before the samples of the bank are picked. Steered samples alone
+    are looked for in a batch of their own, on whose size their last bits depend. Banks whose statistics go by
+    truncation take those of `truncation`, in (0, 1].
+    """
+    bank_N = bank_of(banks, y_N)
+
+    def lookup(per_bank: Sequence[Tensor]) -> Tensor:
+        return F.embedding(y_N, per_bank[0] if len(per_bank) == 1 else torch.cat(tuple(per_bank)))
+
+    def project(site: int, projections: Sequence[Sequence[Tensor]]) -> Tensor:
+        width = tables[0].scale[site].shape[1]
+        return picked(
+            [
+                F.linear(of_bank.sites_LNK[site], projection[site])
+                if projection
+                else of_bank.first_NK.new_zeros(len(y_N), width)
+                for of_bank, projection in zip(latents, projections, strict=True)
+            ],
+            bank_N,
+        )
+
+    conditions = []
+    statistics = [[site.at(truncation) for site in bank.site_statistics()] for bank in banks]
+    for site in range(len(statistics[0])):
+        if site == len(tables[0].scale):
+            gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
+        else:
+            gain = 1 + lookup([table.scale[site] for table in tables])
+            bias = lookup([table.shift[site] for table in tables])
+            if any(table.latent_scale for table in tables):
+                gain = gain + project(site, [table.latent_scale for table in tables])
+                bias = bias + project(site, [table.latent_shift for table in tables])
+        mean_BC, var_BC = (
+            torch.stack(parts) for parts in zip(*(site_of[site] for site_of in statistics), strict=True)
+        )
+        scale = gain * torch.rsqrt(var_BC + eps)[bank_N]
+        conditions.append(Condition(scale, bias - mean_BC[bank_N] * scale, None))
+    if not tables[0].first:
+        return Conditions(picked([of_bank.first_NK for of_bank in latents], bank_N), conditions)
+    shifts = [
+        F.linear(of_bank.first_NK, of_table.latent_first[0])
+        for of_bank, of_table in zip(latents, tables, strict=True)
+    ]
+    return Conditions(lookup([table.first[0] for table in tables]) + picked(shifts, bank_N), conditions)
+
+
+def bank_of(banks: Sequence[Bank], y_N: Tensor) -> Tensor:
+    """The number of each sample's bank, int64 (N,), of class ids that count over all banks."""
+    ends = torch.tensor([len(bank.classes) for bank in banks], device=y_N.device).cumsum(0)
+    return torch.bucketize(y_N.contiguous(), ends, right=True)
+
+
+def picked(per_bank: Sequence[Tensor], bank_N: Tensor) -> Tensor:
+    """Each sample's row of what its bank gave for the whole batch."""
+    if len(per_bank) == 1:
+        return per_bank[0]
+    return torch.stack(tuple(per_bank))[bank_N, torch.arange(len(bank_N), device=bank_N.device)]
