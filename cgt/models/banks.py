@@ -127,6 +127,8 @@ def _difference_of_sources(one: Generator, other: Generator) -> str | None:
     for key, value in shape.items():
         if value != other_shape[key]:
             return f"{key} is {value} in the one and {other_shape[key]} in the other"
+    if one.folded != other.folded:
+        return "one of them is folded for inference, and the other is not"
     if name := _first_difference(_trunk(one), _trunk(other)):
         return f"{name} differs"
     if name := _difference_of_banks(banks_of(one)[0], banks_of(other)[0]):

@@ -189,10 +189,15 @@ class Generator(nn.Module):
             )
         self.banks.append(bank)
 
+    @property
+    def folded(self) -> bool:
+        """Whether no spectral norm is left: what was folded can't be trained on as it was before."""
+        return all(layer.u is None for layer in self.modules() if isinstance(layer, SpectralNormalised))
+
     def fold(self) -> None:
         """Fix the spectral norms and bake every bank (plain tables, where its classes have any), in place.
 
-        The pictures stay the same, and every forward is less work.
+        The pictures stay the same, and every forward is less work. A second time changes nothing, to the bit.
         """
         training = self.training
         self.eval()

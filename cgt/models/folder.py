@@ -8,9 +8,13 @@
 Tensor names are the modules'; a spectrally normalised `x.weight` is stored raw, with its vector `x.u` beside
 it. A transfer writes every tensor of its source again, byte for byte, and adds those of the new bank: that is
 what keeps the old classes what they were.
+
+A *folded* generator (`"folded": true` in config.json) is one for use alone: weights as they are after the
+norm, no `x.u`, and banks of plain tables where their classes have any. Numbers may be stored as float16 or
+bfloat16; in memory they are float32.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +41,9 @@ KIND = FolderKind(
     ("discriminator.safetensors", "README.md", "samples.png"),
 )
 
+STORED_AS = (torch.float32, torch.float16, torch.bfloat16)
+"""The number types that parameters may have in the files."""
+
 CARD_CLASSES = 10
 CARD_COLUMNS = 8
 
@@ -47,19 +54,23 @@ def save_model(
     discriminator: Discriminator | None = None,
     *,
     provenance: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
     overwrite: bool = False,
 ) -> None:
     """Write a model folder, whole or not at all.
 
     Args:
         folder: its place.
-        generator: in eval mode, not folded, with banks in their stored form.
+        generator: in eval mode, with banks in their stored form; folded or not, which the folder says.
         discriminator: stored beside it where later transfers shall start from it.
         provenance: plain values on how the model came to be.
+        dtype: one of `STORED_AS`, which parameters are rounded to. Buffers stay float32: variances may be
+            beyond what float16 can hold.
         overwrite: replace the model folder that stands there.
 
     Raises:
-        UserError: `folder` exists, and `overwrite` is false or it is no model folder.
+        UserError: `folder` exists, and `overwrite` is false or it is no model folder; or a number is too
+            large for `dtype`.
         RunError: the disk is full; what stood there before is untouched.
     """
     refuse_existing(folder, overwrite=overwrite, kind=KIND)
@@ -67,6 +78,7 @@ def save_model(
     record = ModelRecord(
         resolution=generator.resolution,
         generator=generator.config,
+        folded=generator.folded,
         banks=tuple(
             BankRecord(kind=_kind(bank), classes=bank.classes, options=bank.options()) for bank in banks
         ),
@@ -76,17 +88,18 @@ def save_model(
         provenance=dict(provenance),
     )
     with replacing_folder(folder) as temporary:
-        save_file(_stored(generator), temporary / "generator.safetensors")
+        save_file(_stored(generator, dtype), temporary / "generator.safetensors")
         if discriminator is not None:
-            save_file(_stored(discriminator), temporary / "discriminator.safetensors")
+            save_file(_stored(discriminator, dtype), temporary / "discriminator.safetensors")
         _write_card(temporary, generator, provenance)
         write_json(temporary / FILE, record.to_json())
 
 
 def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
-    """The networks of a model folder as they were trained, in eval mode, on the CPU.
+    """The networks of a model folder as they were trained, in eval mode, on the CPU, in float32.
 
-    Nothing in the files is executed, and torch's global generator is left alone.
+    The generator of a folded folder is `folded`. Nothing in the files is executed, and torch's global
+    generator is left alone.
 
     Raises:
         UserError: no model folder, a damaged one, or one of another architecture or a later format.
@@ -149,6 +162,8 @@ def undrawn(record: ModelRecord) -> tuple[Generator, Discriminator | None]:
         generator.append(_undrawn_bank(bank, generator))
     found = record.discriminator
     discriminator = Discriminator(found.config, record.resolution, found.classes) if found else None
+    if record.folded:
+        generator.fold()
     return generator, discriminator
 
 
@@ -168,9 +183,17 @@ def _undrawn_bank(record: BankRecord, generator: Generator) -> Bank:
     return ClassBank(**shape, **record.options)
 
 
-def _stored(network: nn.Module) -> dict[str, Tensor]:
-    """The state of a network, as safetensors wants it."""
-    return {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+def _stored(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state of a network, as safetensors wants it, with parameters in a number type."""
+    state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        state[name] = state[name].to(dtype)
+        if not state[name].isfinite().all() and parameter.isfinite().all():
+            raise UserError(
+                f"{name} has numbers beyond {torch.finfo(dtype).max:g}, the largest that {dtype} holds: "
+                "store the model in float32."
+            )
+    return state
 
 
 def _load(network: nn.Module, path: Path) -> None:
@@ -183,15 +206,7 @@ def _load(network: nn.Module, path: Path) -> None:
         raise UserError(
             f"{path} can't be read ({error}): take an unbroken copy of the model folder."
         ) from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    problems = [f"{name} is missing" for name in shapes if name not in tensors]
-    problems += [f"{name} is not of this architecture" for name in tensors if name not in shapes]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, not {shape}"
-        for name, shape in shapes.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    problems += [f"{name} is not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    problems = list(_misfits(tensors, network.state_dict()))
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(
@@ -200,6 +215,20 @@ def _load(network: nn.Module, path: Path) -> None:
         )
     network.to_empty(device="cpu")
     network.load_state_dict(tensors)
+
+
+def _misfits(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    """What is wrong with the tensors of a file, for a network of this state."""
+    yield from (f"{name} is missing" for name in state if name not in tensors)
+    yield from (f"{name} is not of this architecture" for name in tensors if name not in state)
+    for name in (name for name in state if name in tensors):
+        found, wanted = tensors[name], state[name]
+        if found.shape != wanted.shape:
+            yield f"{name} is {tuple(found.shape)}, not {tuple(wanted.shape)}"
+        elif found.dtype not in (STORED_AS if wanted.is_floating_point() else (wanted.dtype,)):
+            yield f"{name} is of {found.dtype}"
+        elif not found.isfinite().all():
+            yield f"{name} is not finite"
 
 
 def _write_card(folder: Path, generator: Generator, provenance: Mapping[str, Any]) -> None:

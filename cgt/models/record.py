@@ -15,6 +15,8 @@ from cgt.models.naming import BankKind
 FILE = "config.json"
 FORMAT_VERSION: Final = 1
 ARCHITECTURE: Final = "biggan"
+OPTIONAL: Final = frozenset({"folded"})
+"""Keys that the file may do without."""
 
 
 class StatisticsOptions(BaseModel):
@@ -94,6 +96,9 @@ class ModelRecord(BaseModel):
     resolution: int = Field(ge=1)
     """R in pixels."""
     generator: GeneratorConfig
+    folded: bool = False
+    """Whether the generator's spectral norms are fixed and its banks baked: smaller and quicker, and no place
+    to train from. Not in the file where it is false."""
     banks: tuple[BankRecord, ...] = Field(min_length=1)
     discriminator: DiscriminatorRecord | None
     provenance: dict[str, Any]
@@ -102,6 +107,8 @@ class ModelRecord(BaseModel):
     def _has_one_embedding(self) -> "ModelRecord":
         if any(bank.kind == "embedding" for bank in self.banks[1 if self.generator.shared_dim else 0 :]):
             raise ValueError("only the first bank of a generator with a shared_dim can be an embedding")
+        if self.folded and self.banks[0].kind == "embedding":
+            raise ValueError("a folded generator has no embedding, which folding turns into tables")
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -110,6 +117,8 @@ class ModelRecord(BaseModel):
         for bank in values["banks"]:
             if not bank["options"]:
                 del bank["options"]
+        if not self.folded:
+            del values["folded"]
         return values | {"provenance": self.provenance}
 
 
@@ -131,9 +140,10 @@ def read_record(folder: Path) -> ModelRecord:
             f"{path} is not valid JSON ({error}): take an unbroken copy of the model folder."
         ) from error
     known = ModelRecord.model_fields.keys()
-    if not isinstance(values, dict) or values.keys() != known:
+    if not isinstance(values, dict) or values.keys() | OPTIONAL != known:
         raise UserError(
-            f"{path} is not the config of a cgt model: it must have the keys {', '.join(sorted(known))}."
+            f"{path} is not the config of a cgt model: it must have the keys "
+            f"{', '.join(sorted(known - OPTIONAL))}."
         )
     if values["format_version"] != FORMAT_VERSION:
         raise UserError(

@@ -39,9 +39,15 @@ class Extension(Method[C]):
         raise NotImplementedError
 
     def finished(self, generator: Generator) -> Generator:
-        """The source as it was saved, every tensor of it, with the trained bank as it is stored."""
-        extended = copy.deepcopy(self.task.given_source.generator).to(next(generator.parameters()).device)
+        """The source as it was saved, every tensor of it, with the trained bank as it is stored.
+
+        Of a folded source all is folded, the new bank too.
+        """
+        source = self.task.given_source.generator
+        extended = copy.deepcopy(source).to(next(generator.parameters()).device)
         extended.append(generator.last_bank.stored())
+        if source.folded:
+            extended.fold()
         return extended.eval()
 
 

@@ -54,6 +54,20 @@ def require_tables(generator: Generator) -> None:
             )
 
 
+def require_raw_weights(generator: Generator) -> None:
+    """Refuse a folded source, where all of it is to be trained.
+
+    Raises:
+        UserError: it is folded.
+    """
+    if generator.folded:
+        raise UserError(
+            "the source is folded for inference (its spectral norms are fixed and its class tables baked), "
+            "and this method trains the weights as they were before: use the model that it was exported "
+            "from, or a method that keeps the generator frozen, such as cgantransfer or bsa."
+        )
+
+
 def start_classes(own: Iterable[Tensor], source: Iterable[Tensor], nearest_M: Tensor | None) -> None:
     """Set tables of new classes, (M, C), in place: to the nearest classes' rows of the source's, (N, C), or
     where none are given to the mean of all.
@@ -80,9 +94,13 @@ def fine_tuned_generator(task: Task, first_block: int = 0) -> Generator:
     Args:
         task: with a source.
         first_block: blocks before this one, and if it is not 0 the first layer, are fresh too.
+
+    Raises:
+        UserError: as `require_tables` and `require_raw_weights` do.
     """
+    require_tables(task.given_source.generator)
+    require_raw_weights(task.given_source.generator)
     generator, source = task.fresh_generator(), task.given_source.generator
-    require_tables(source)
     if not first_block:
         generator.linear.load_state_dict(source.linear.state_dict())
     for i in range(first_block, len(source.blocks)):
@@ -131,9 +149,10 @@ def continued(task: Task, kind: BankKind) -> tuple[Generator, Discriminator]:
 
     Raises:
         UserError: the source's last bank, or its discriminator, is of other classes, or the bank of another
-            kind.
+            kind; or as `require_raw_weights` does.
     """
     source = task.given_source
+    require_raw_weights(source.generator)
     if source.generator.last_bank.kind != kind:
         raise UserError(
             f"method.stage=finetune goes on with a finished transfer by the same method, and the classes of "
