@@ -1,4 +1,4 @@
-"""Generators with fewer banks, or with those of several: every class stays what it was, to the bit.
+"""Generators with fewer banks or classes, or with banks of several: what stays is what it was, to the bit.
 
 What a generator makes of a class follows from the class's bank and from the *trunk*, the tensors of no bank.
 So a bank can go, and where trunks are equal banks can come together, by copying tensors alone. All functions
@@ -6,11 +6,11 @@ take generators and discriminators as they were loaded (`load_model`), and chang
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
@@ -66,6 +66,22 @@ def without_bank(generator: Generator, number: int) -> Generator:
         )
     rest = copy.deepcopy(generator)
     del rest.banks[number]
+    return rest
+
+
+def with_classes(generator: Generator, classes: Collection[str]) -> Generator:
+    """A copy with these classes alone, in the generator's order; banks that none of them is of are gone.
+
+    Args:
+        generator: with one or more banks; where none of them is an embedding (it was folded), every class
+            stays what it was to the bit.
+        classes: names that it has, at least one.
+    """
+    rest = copy.deepcopy(generator)
+    kept = [
+        (bank, [row for row, name in enumerate(bank.classes) if name in classes]) for bank in banks_of(rest)
+    ]
+    rest.banks = nn.ModuleList(bank.only(rows) for bank, rows in kept if rows)
     return rest
 
 

@@ -156,6 +156,10 @@ class Generator(nn.Module):
         """Whether the statistics of any bank go by the truncation of z."""
         return any(cast(Bank, bank).levels > 1 for bank in self.banks)
 
+    def level(self, truncation: float | None) -> float:
+        """The `truncation` to call this generator with when z is drawn with that one: 1 if it means nothing."""
+        return truncation if self.levelled and truncation is not None else 1.0
+
     @property
     def latent_width(self) -> int:
         """K, the size of the chunk of z that reaches a site; 0 where none does."""
@@ -235,10 +239,10 @@ class Generator(nn.Module):
             )
         tables = self.last_bank.tables() if tables is None else tables
         if not self.training:
-            return self._synthesise(self._evaluation(z_NZ, y_N, tables, truncation))
+            return self.synthesise(self._evaluation(z_NZ, y_N, tables, truncation))
         y_N = y_N - self.first_of_last_bank
         latents = self.last_bank.latents(z_NZ, y_N, self)
-        return self._synthesise(training_conditions(self.last_bank, tables, self._affine, latents, y_N))
+        return self.synthesise(training_conditions(self.last_bank, tables, self._affine, latents, y_N))
 
     def interpolate(
         self, z_NZ: Tensor, y_NJ: Tensor, weight_NJ: Tensor, *, truncation: float = 1.0
@@ -267,7 +271,7 @@ class Generator(nn.Module):
             Condition(mixed([part.scale_NC for part in site]), mixed([part.shift_NC for part in site]), None)
             for site in of_sites
         ]
-        return self._synthesise(Conditions(mixed([part.first for part in parts]), conditions))
+        return self.synthesise(Conditions(mixed([part.first for part in parts]), conditions))
 
     def split(self, z_NZ: Tensor) -> Latents:
         """z, divided among the layers: sites of a block get the block's chunk, of BigGAN-deep all of z."""
@@ -279,7 +283,7 @@ class Generator(nn.Module):
     def draw(self, bank: Bank, latents: Latents, y_N: Tensor) -> Tensor:
         """Pictures of one bank's classes y, counted within it, by its running statistics."""
         eps = self.config.bn_eps
-        return self._synthesise(
+        return self.synthesise(
             evaluation_conditions([bank], [bank.tables()], self._affine, [latents], y_N, eps)
         )
 
@@ -300,7 +304,8 @@ class Generator(nn.Module):
             banks, of_banks, self._affine, latents, y_N, self.config.bn_eps, truncation
         )
 
-    def _synthesise(self, conditions: Conditions) -> Tensor:
+    def synthesise(self, conditions: Conditions) -> Tensor:
+        """Pictures (N, 3, R, R) in [-1, 1] under the conditions of the layers."""
         call = recomputed if self.gradient_checkpointing and self.training else called
         h = self.linear(conditions.first).unflatten(1, (-1, self.bottom, self.bottom))
         of_sites = iter(conditions.sites)

@@ -79,6 +79,10 @@ class MinedBank(LatentBank):
         """Size of the class vector, and what the layers are."""
         return self._options
 
+    def keep(self, rows: list[int]) -> None:
+        """Those miners."""
+        self.miners = nn.ModuleList(self.miners[row] for row in rows)
+
     def points(self, z_NZ: Tensor, y_N: Tensor, trunk: Trunk) -> tuple[Tensor, Tensor]:
         """What each sample's miner gives.
 

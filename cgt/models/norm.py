@@ -162,6 +162,18 @@ class Bank(nn.Module):
         """Plain values that a bank of this kind is built by, beside its classes and the generator's shape."""
         return {"levels": self.levels} if self.levels > 1 else {}
 
+    @torch.no_grad()
+    def only(self, rows: Sequence[int]) -> "Bank":
+        """A copy with these of its classes alone, each as it is, counted within the bank."""
+        bank = copy.deepcopy(self)
+        bank.classes = tuple(self.classes[row] for row in rows)
+        bank.keep(list(rows))
+        return bank
+
+    def keep(self, rows: list[int]) -> None:
+        """Let go, in place, what is of other classes than these."""
+        raise NotImplementedError
+
     def stored(self) -> "Bank":
         """What a model folder holds of the bank: a copy with plain tables, unless its kind is another."""
         return self.baked() if self.kind in (None, "tables") else copy.deepcopy(self)
@@ -233,6 +245,11 @@ class ClassBank(Bank):
             tuple(self.latent_first),
         )
 
+    def keep(self, rows: list[int]) -> None:
+        """Those rows of every table."""
+        for table in (*self.scale, *self.shift, *self.first):
+            table.data = table.data[rows]
+
 
 class EmbeddedBank(Bank):
     """A bank whose tables come from one embedding shared by all sites.
@@ -268,6 +285,10 @@ class EmbeddedBank(Bank):
         self.scale = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
         self.shift = nn.ModuleList(Linear(shared + latent, width, bias=False) for width in widths)
         self.first = nn.ModuleList([Linear(shared + latent, first, bias=False)] if first else [])
+
+    def keep(self, rows: list[int]) -> None:
+        """Those rows of the embedding."""
+        self.embedding = nn.Embedding.from_pretrained(self.embedding.weight[rows], freeze=False)
 
     def class_projections(self) -> tuple[tuple[Tensor, ...], ...]:
         """W_l[:, :E] (C_l, E) of every site, for scale, for shift and for the first layer."""

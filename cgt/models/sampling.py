@@ -123,7 +123,7 @@ def pictures_of(
     """
     device = next(generator.parameters()).device
     number = {name: y for y, name in enumerate(generator.classes)}
-    level = truncation if generator.levelled and truncation is not None else 1.0
+    level = generator.level(truncation)
     drawn = iter(drawn)
     while batch := list(itertools.islice(drawn, batch_size)):
         z_NZ = torch.stack([z_Z for z_Z, _ in batch]).to(device)

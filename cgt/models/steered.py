@@ -94,6 +94,10 @@ class SteeredBank(LatentBank):
             "prior": self.prior,
         }
 
+    def keep(self, rows: list[int]) -> None:
+        """Those targets; the classifier goes on knowing all it knew."""
+        self.targets = tuple(self.targets[row] for row in rows)
+
     @property
     def class_outputs(self) -> Tensor:
         """The classifier's output of each class, int64."""

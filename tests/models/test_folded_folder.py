@@ -16,24 +16,14 @@ from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, load_model, save_model
 from cgt.transfer.base import Method, Source
 from tests import tiny
-from tests.transfer.methods import FITTING, make, trained
+from tests.models.extended import extended
+from tests.transfer.methods import FITTING, trained
 
 BOTH = pytest.mark.parametrize(
     "config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per layer", "hierarchical"]
 )
 KEEPING = ("bsa", "bsa-supervised", "cgantransfer", "minegan", "ppgn")
 TRAINING_ALL = ("freezed", "gefilter", "transfergan")
-
-
-def extended(config: GeneratorConfig) -> Generator:
-    """With banks of all kinds that have no classifier: the source's own, tables, and mined ones."""
-    generator = tiny.source(config).generator
-    generator.append(make("minegan", config, ("owl", "yak")).networks()[0].last_bank.stored())
-    bank = generator.new_class_bank(tiny.NEW)
-    for table in (*bank.scale, *bank.shift):
-        torch.nn.init.normal_(table, 0, 0.3)
-    generator.append(bank)
-    return generator.eval().requires_grad_(False)
 
 
 def pictures(generator: Generator) -> torch.Tensor:

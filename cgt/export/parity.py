@@ -1,0 +1,143 @@
+"""How far what was exported is from the model: the greatest difference of pictures, bank by bank.
+
+Shapes: N pictures, J classes that are mixed, S exported classes, Z latent size, R resolution.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cgt import rng
+from cgt.errors import RunError, UserError
+from cgt.models.banks import banks_of
+from cgt.models.biggan import Generator
+
+LIMIT = 1e-4
+"""What differs by more, in pictures of [-1, 1], is not written."""
+BATCHES = (1, 7, 64)
+PIXELS = 2**22
+"""Of the largest batch, at most: beyond 256 px it has fewer pictures, for which memory suffices anywhere."""
+MIXED = 3
+"""Classes of a mix, where there are so many."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Greatest differences of pictures in [-1, 1]."""
+
+    by_bank: tuple[float, ...]
+    """For the classes of each bank of the model of which any were exported, in their order."""
+    mixing: float | None = None
+    """For mixes of classes, where the target has them."""
+
+    @property
+    def greatest(self) -> float:
+        """Of all."""
+        return max((*self.by_bank, *(() if self.mixing is None else (self.mixing,))))
+
+
+@torch.no_grad()
+def measure(
+    reference: Generator,
+    classes: Sequence[str],
+    exported: Callable[[Tensor, Tensor], Tensor],
+    mixing: Callable[[Tensor, Tensor], Tensor] | None = None,
+    *,
+    truncation: float | None = None,
+) -> Parity:
+    """Compare an export with its model, by batches of 1, 7 and 64 pictures of classes of all its banks.
+
+    Args:
+        reference: the model's generator, in eval mode.
+        classes: those exported, in their order.
+        exported: what was written, read again: pictures of z (N, Z) and class ids (N,) that count along
+            `classes`.
+        mixing: likewise its second entry, of z and weights (N, S).
+        truncation: of z.
+
+    Raises:
+        UserError: the model makes values that are not finite.
+        RunError: a difference is beyond `LIMIT`.
+    """
+    id_S = torch.tensor([reference.classes.index(name) for name in classes])
+    bank_S = torch.tensor(
+        [
+            number
+            for number, bank in enumerate(banks_of(reference))
+            for name in bank.classes
+            if name in set(classes)
+        ]
+    )
+    present = bank_S.unique().tolist()
+    worst = dict.fromkeys(present, 0.0)
+    for z_NZ, y_N in _batches(reference, bank_S, truncation):
+        difference_N = _difference(reference(z_NZ, id_S[y_N]), exported(z_NZ, y_N))
+        for number in bank_S[y_N].unique().tolist():
+            worst[number] = max(worst[number], difference_N[bank_S[y_N] == number].max().item())
+    parity = Parity(tuple(worst.values()))
+    if mixing is not None:
+        parity = Parity(parity.by_bank, _of_mixes(reference, id_S, mixing, truncation))
+    if parity.greatest > LIMIT:
+        raise RunError(
+            f"what was exported makes other pictures than the model: by {parity.greatest:.2g} (in [-1, 1]), "
+            f"and {LIMIT:g} is allowed, so nothing was written. Versions of the packages that don't fit "
+            "together are the likely reason; with --no-verify it is written as it is."
+        )
+    return parity
+
+
+def _batches(
+    reference: Generator, bank_S: Tensor, truncation: float | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """z and ids within the exported classes: one picture of each bank, then mixed batches."""
+    of_banks = [(bank_S == number).nonzero()[:, 0] for number in bank_S.unique()]
+    batch = 0
+    for size in (min(size, PIXELS // reference.resolution**2) for size in BATCHES):
+        for start in range(len(of_banks) if size == 1 else 1):
+            # Banks take turns, so that every one has its pictures however few classes it has.
+            choice = rng.integers(size, len(bank_S), 0, "parity classes", batch)
+            y = [of_banks[(start + i) % len(of_banks)] for i in range(size)]
+            y_N = torch.stack([ids[c % len(ids)] for ids, c in zip(y, choice, strict=True)])
+            yield latents(reference.dim_z, size, batch, truncation), y_N
+            batch += 1
+
+
+def _of_mixes(
+    reference: Generator,
+    id_S: Tensor,
+    mixing: Callable[[Tensor, Tensor], Tensor],
+    truncation: float | None,
+) -> float:
+    """The greatest difference of mixes, of classes drawn from all."""
+    worst = 0.0
+    for batch, size in enumerate(BATCHES[:2]):
+        z_NZ = latents(reference.dim_z, size, len(BATCHES) + batch, truncation)
+        rank_NS = rng.normal((size, len(id_S)), 0, "parity mixes", batch)
+        y_NJ = rank_NS.argsort(1)[:, :MIXED]
+        weight_NJ = rng.normal(tuple(y_NJ.shape), 0, "parity weights", batch).softmax(1)
+        weight_NS = torch.zeros(size, len(id_S)).scatter(1, y_NJ, weight_NJ)
+        wanted = reference.interpolate(z_NZ, id_S[y_NJ], weight_NJ)
+        worst = max(worst, _difference(wanted, mixing(z_NZ, weight_NS)).max().item())
+    return worst
+
+
+def latents(dim_z: int, count: int, number: int, truncation: float | None) -> Tensor:
+    """z (count, dim_z) of batch `number`."""
+    shape = (count, dim_z)
+    if truncation is None:
+        return rng.normal(shape, 0, "parity latents", number)
+    return rng.truncated_normal(shape, truncation, 0, "parity latents", number)
+
+
+def _difference(wanted_N3RR: Tensor, found_N3RR: Tensor) -> Tensor:
+    """The greatest difference of each picture's values, (N,); infinite for what is no picture."""
+    if not wanted_N3RR.isfinite().all():
+        raise UserError(
+            "the model makes pictures with values that are not finite (NaN or infinity): its training has "
+            "diverged. Take an earlier checkpoint."
+        )
+    if found_N3RR.shape != wanted_N3RR.shape:
+        return torch.full((len(wanted_N3RR),), torch.inf)
+    return (found_N3RR - wanted_N3RR).abs().nan_to_num(torch.inf).flatten(1).amax(1)
