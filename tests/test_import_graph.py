@@ -20,7 +20,7 @@ LEVELS = [
     ["cgt.__main__"],
     ["cgt.cli"],
     ["cgt.doctor", "cgt.report"],
-    ["cgt.training", "cgt.metrics", "cgt.interop", "cgt.data"],
+    ["cgt.training", "cgt.metrics", "cgt.interop", "cgt.export", "cgt.data"],
     ["cgt.transfer"],
     ["cgt.training.losses", "cgt.training.ema", "cgt.training.optim"],
     ["cgt.models"],

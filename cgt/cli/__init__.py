@@ -31,6 +31,7 @@ VERBS = {
     "sample": "sample",
     "report": "report",
     "convert": "convert",
+    "export": "export",
     "launch": "app",
     "doctor": "doctor",
 }

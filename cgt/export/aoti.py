@@ -38,9 +38,9 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         parity = measure(model.generator, generator.classes, network, truncation=options.truncation)
     load = [f'network = torch._inductor.aoti_load_package("{FILE}")']
     return Written(
-        about="**Experimental.** Machine code of AOTInductor for any number of pictures at once, with weights "
-        "and class tables fixed: for programs in C++ (`torch::inductor::AOTIModelPackageLoader`), or in "
-        "Python. It runs with the torch version that wrote it, on processors of this kind.",
+        about="**Experimental.** Machine code of AOTInductor for any number of pictures at once, with "
+        "weights and class tables fixed: for programs in C++ (`torch::inductor::AOTIModelPackageLoader`), "
+        "or in Python. It runs with the torch version that wrote it, on processors of this kind.",
         needs=f"torch {torch.__version__}, on {platform.machine()}",
         program=torch_program(generator, options, load, "import torch, torch._inductor"),
         classes=tuple(generator.classes),

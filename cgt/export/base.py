@@ -47,8 +47,8 @@ class Options:
                 continue
             known = ", ".join(f"--{name}" for name in sorted(taken)) or "none of them"
             raise UserError(
-                f"--{option.name} has no meaning for --format {target}, which takes {known}: leave it out, or "
-                "choose another format."
+                f"--{option.name} has no meaning for --format {target}, which takes {known}: leave it out, "
+                "or choose another format."
             )
 
 

@@ -5,7 +5,6 @@ Shapes: N pictures, S classes, Z latent size, R resolution.
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +40,9 @@ def traceable(model: Model, options: Options) -> Generator:
     for bank in banks_of(generator):
         if bank.kind == "steered":
             raise UserError(
-                f"the classes {', '.join(bank.classes)} are steered (ppgn): each picture takes gradient steps "
-                "inside the forward pass, which no graph can hold. Export the others with --classes, or all "
-                "with --format safetensors."
+                f"the classes {', '.join(bank.classes)} are steered (ppgn): each picture takes gradient "
+                "steps inside the forward pass, which no graph can hold. Export the others with --classes, "
+                "or all with --format safetensors."
             )
     return generator
 
@@ -109,8 +108,8 @@ def inputs(generator: Generator, options: Options) -> tuple[Input, ...]:
             Input(
                 name="weights",
                 shape=f"float32 (N, {n})",
-                meaning="in place of y, in the second file: of each class, from 0 to 1 with the sum 1; beyond "
-                "that they extrapolate",
+                meaning="in place of y, in the second file: of each class, from 0 to 1 with the sum 1; "
+                "beyond that they extrapolate",
             )
         )
     return (*rows, Input(name=OUTPUT, shape=f"float32 (N, 3, {size}, {size})", meaning="RGB in [-1, 1]"))
@@ -150,8 +149,3 @@ def torch_program(generator: Generator, options: Options, lines: Sequence[str], 
 def size_of(generator: Generator) -> int:
     """Bytes of all its tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in generator.state_dict().values())
-
-
-def open_folder(folder: Path, name: str) -> str:
-    """The path of a file, as C++ loaders take it."""
-    return str((folder / name).resolve())

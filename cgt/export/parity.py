@@ -38,8 +38,32 @@ class Parity:
         return max((*self.by_bank, *(() if self.mixing is None else (self.mixing,))))
 
 
-@torch.no_grad()
 def measure(
+    reference: Generator,
+    classes: Sequence[str],
+    exported: Callable[[Tensor, Tensor], Tensor],
+    mixing: Callable[[Tensor, Tensor], Tensor] | None = None,
+    *,
+    truncation: float | None = None,
+) -> Parity:
+    """`difference`, which must be within `LIMIT`.
+
+    Raises:
+        UserError: the model makes values that are not finite.
+        RunError: the difference is greater.
+    """
+    parity = difference(reference, classes, exported, mixing, truncation=truncation)
+    if parity.greatest > LIMIT:
+        raise RunError(
+            f"what was exported makes other pictures than the model: by {parity.greatest:.2g} (in [-1, 1]), "
+            f"and {LIMIT:g} is allowed, so nothing was written. Versions of the packages that don't fit "
+            "together are the likely reason; with --no-verify it is written as it is."
+        )
+    return parity
+
+
+@torch.no_grad()
+def difference(
     reference: Generator,
     classes: Sequence[str],
     exported: Callable[[Tensor, Tensor], Tensor],
@@ -51,7 +75,7 @@ def measure(
 
     Args:
         reference: the model's generator, in eval mode.
-        classes: those exported, in their order.
+        classes: those exported, in the model's order.
         exported: what was written, read again: pictures of z (N, Z) and class ids (N,) that count along
             `classes`.
         mixing: likewise its second entry, of z and weights (N, S).
@@ -59,33 +83,17 @@ def measure(
 
     Raises:
         UserError: the model makes values that are not finite.
-        RunError: a difference is beyond `LIMIT`.
     """
     id_S = torch.tensor([reference.classes.index(name) for name in classes])
-    bank_S = torch.tensor(
-        [
-            number
-            for number, bank in enumerate(banks_of(reference))
-            for name in bank.classes
-            if name in set(classes)
-        ]
-    )
-    present = bank_S.unique().tolist()
-    worst = dict.fromkeys(present, 0.0)
+    ends = torch.tensor([len(bank.classes) for bank in banks_of(reference)]).cumsum(0)
+    bank_S = torch.bucketize(id_S, ends, right=True)
+    worst = dict.fromkeys(bank_S.unique().tolist(), 0.0)
     for z_NZ, y_N in _batches(reference, bank_S, truncation):
         difference_N = _difference(reference(z_NZ, id_S[y_N]), exported(z_NZ, y_N))
         for number in bank_S[y_N].unique().tolist():
             worst[number] = max(worst[number], difference_N[bank_S[y_N] == number].max().item())
-    parity = Parity(tuple(worst.values()))
-    if mixing is not None:
-        parity = Parity(parity.by_bank, _of_mixes(reference, id_S, mixing, truncation))
-    if parity.greatest > LIMIT:
-        raise RunError(
-            f"what was exported makes other pictures than the model: by {parity.greatest:.2g} (in [-1, 1]), "
-            f"and {LIMIT:g} is allowed, so nothing was written. Versions of the packages that don't fit "
-            "together are the likely reason; with --no-verify it is written as it is."
-        )
-    return parity
+    mixes = None if mixing is None else _of_mixes(reference, id_S, mixing, truncation)
+    return Parity(tuple(worst.values()), mixes)
 
 
 def _batches(

@@ -37,8 +37,8 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         f'network = torch.export.load("{FILE}", extra_files=facts).module()',
     ]
     return Written(
-        about="A program of `torch.export`, for any number of pictures at once, with weights and class tables "
-        "fixed. It loads with torch alone, of the version that wrote it or a later one; "
+        about="A program of `torch.export`, for any number of pictures at once, with weights and class "
+        "tables fixed. It loads with torch alone, of the version that wrote it or a later one; "
         "`torch.compile(network)` makes it faster, and `torch.export.passes.move_to_device_pass` moves it to "
         "a GPU.",
         needs=f"torch ({torch.__version__.partition('+')[0]} wrote it)",

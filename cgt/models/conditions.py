@@ -73,6 +73,7 @@ def evaluation_conditions(
     are looked for in a batch of their own, on whose size their last bits depend. Banks whose statistics go by
     truncation take those of `truncation`, in (0, 1].
     """
+    # Sizes of batches are read off shapes here: to `torch.export`, len() makes a size a constant.
     bank_N = bank_of(banks, y_N)
 
     def lookup(per_bank: Sequence[Tensor]) -> Tensor:
@@ -84,7 +85,7 @@ def evaluation_conditions(
             [
                 F.linear(of_bank.sites_LNK[site], projection[site])
                 if projection
-                else of_bank.first_NK.new_zeros(len(y_N), width)
+                else of_bank.first_NK.new_zeros(y_N.shape[0], width)
                 for of_bank, projection in zip(latents, projections, strict=True)
             ],
             bank_N,
@@ -94,7 +95,7 @@ def evaluation_conditions(
     statistics = [[site.at(truncation) for site in bank.site_statistics()] for bank in banks]
     for site in range(len(statistics[0])):
         if site == len(tables[0].scale):
-            gain, bias = (affine.expand(len(y_N), -1) for affine in output_affine)
+            gain, bias = (affine.expand(y_N.shape[0], -1) for affine in output_affine)
         else:
             gain = 1 + lookup([table.scale[site] for table in tables])
             bias = lookup([table.shift[site] for table in tables])
@@ -125,4 +126,4 @@ def picked(per_bank: Sequence[Tensor], bank_N: Tensor) -> Tensor:
     """Each sample's row of what its bank gave for the whole batch."""
     if len(per_bank) == 1:
         return per_bank[0]
-    return torch.stack(tuple(per_bank))[bank_N, torch.arange(len(bank_N), device=bank_N.device)]
+    return torch.stack(tuple(per_bank))[bank_N, torch.arange(bank_N.shape[0], device=bank_N.device)]

@@ -1,6 +1,7 @@
 """Convolutions, spectral norm and attention, as BigGAN has them (Brock et al., 2019; Zhang et al., 2019).
 
-Shapes: N samples, C channels, H rows, W columns, O output and I input features of a weight seen as a matrix.
+Shapes: N samples, C channels, H rows, W columns, P pixels, Q pooled pixels, O output and I input features of
+a weight seen as a matrix.
 """
 
 import contextlib
@@ -45,6 +46,8 @@ class SpectralNormalised(nn.Module):
 
     def normalised_weight(self) -> Tensor:
         """The weight to use, with gradient to the raw one; in training mode the power iteration moves on."""
+        if self.u is None and self.reparametrisation is None:
+            return self.weight
         with full_precision(self.weight):
             weight = self.raw_weight()
             if self.u is None:
@@ -136,10 +139,12 @@ class SelfAttention(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """A map of the same shape; keys and values are those of 2 x 2 pixels pooled."""
         _, _, height, width = x_NCHW.shape
-        query = self.query(x_NCHW).flatten(2).mT
-        key = F.max_pool2d(self.key(x_NCHW), 2).flatten(2).mT
-        value = F.max_pool2d(self.value(x_NCHW), 2).flatten(2).mT
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        query, key, value = self.query(x_NCHW), self.key(x_NCHW), self.value(x_NCHW)
+        # One head: fused kernels and ONNX are for tensors that have heads.
+        query_N1PC = query.flatten(2).mT[:, None]
+        key_N1QC = F.max_pool2d(key, 2).flatten(2).mT[:, None]
+        value_N1QC = F.max_pool2d(value, 2).flatten(2).mT[:, None]
+        attended = F.scaled_dot_product_attention(query_N1PC, key_N1QC, value_N1QC, scale=1.0)[:, 0]
         added: Tensor = self.out(attended.mT.unflatten(2, (height, width)))
         return x_NCHW + self.gain * added
 

@@ -88,7 +88,7 @@ class MinedBank(LatentBank):
 
         All of them work on the whole batch: so no sample's bits depend on the others' classes.
         """
-        sample_N = torch.arange(len(y_N), device=y_N.device)
+        sample_N = torch.arange(y_N.shape[0], device=y_N.device)
         mined = [miner(z_NZ) for miner in self.miners]
         z_MNZ, c_MNQ = (torch.stack(parts) for parts in zip(*mined, strict=True))
         return z_MNZ[y_N, sample_N], c_MNQ[y_N, sample_N]

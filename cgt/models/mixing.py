@@ -21,7 +21,7 @@ from cgt.models.norm import Bank, ClassTables, Condition, Latents
 
 
 class _Part(NamedTuple):
-    """Classes of one bank that the layers take in alike: all of it, or one where z becomes another for each."""
+    """Classes of one bank that take z in alike: all of it, or one where each makes another z of it."""
 
     bank: Bank
     tables: ClassTables
