@@ -27,7 +27,7 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         UserError: there is no C++ compiler, classes that no graph can hold, or pictures that are not finite.
         RunError: a package that is read again makes other pictures.
     """
-    compiler = _compiler()
+    found = compiler()
     generator = traceable(model, options)
     path = str((folder / FILE).resolve())
     with torch.no_grad():
@@ -46,11 +46,11 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         classes=tuple(generator.classes),
         inputs=inputs(generator, options),
         parity=parity,
-        notes={"compiler": compiler},
+        notes={"compiler": found},
     )
 
 
-def _compiler() -> str:
+def compiler() -> str:
     """The C++ compiler that torch will call.
 
     Raises:
@@ -60,7 +60,7 @@ def _compiler() -> str:
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        found = shutil.which(get_cpp_compiler())
+        found = shutil.which(get_cppcompiler())
     except (InvalidCxxCompiler, RuntimeError):
         found = None
     if found is None:

@@ -82,9 +82,12 @@ def traced(generator: Generator, *, mixing: bool = False) -> ExportedProgram:
     batch = Dim("batch", min=1)
     network = (ByWeights if mixing else ByClass)(generator).eval()
     with torch.no_grad():
-        return torch.export.export(
+        program = torch.export.export(
             network, (z, number), dynamic_shapes={"z": {0: batch}, second: {0: batch}}, strict=False
         )
+    for node in program.graph.nodes:  # the lines of code behind each, with their paths on this machine
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def inputs(generator: Generator, options: Options) -> tuple[Input, ...]:

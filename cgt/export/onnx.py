@@ -80,6 +80,8 @@ def _write(generator: Generator, options: Options, path: Path, *, mixing: bool) 
         {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
     )
     program.model.producer_name = "cgt"
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # of the exporter, for debugging: larger than the graph
     program.save(path, external_data=size_of(generator) > LARGEST)
 
 

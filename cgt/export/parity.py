@@ -35,7 +35,7 @@ class Parity:
     @property
     def greatest(self) -> float:
         """Of all."""
-        return max((*self.by_bank, *(() if self.mixing is None else (self.mixing,))))
+        return max(self.by_bank) if self.mixing is None else max(*self.by_bank, self.mixing)
 
 
 def measure(
