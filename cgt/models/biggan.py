@@ -157,7 +157,7 @@ class Generator(nn.Module):
         return any(cast(Bank, bank).levels > 1 for bank in self.banks)
 
     def level(self, truncation: float | None) -> float:
-        """The `truncation` to call this generator with when z is drawn with that one: 1 if it means nothing."""
+        """The `truncation` to call it with when z is drawn with that one: 1 where no statistics go by it."""
         return truncation if self.levelled and truncation is not None else 1.0
 
     @property

@@ -15,7 +15,8 @@ def extended(config: GeneratorConfig) -> Generator:
     generator.append(make("minegan", config, MINED).networks()[0].last_bank.stored())
     bank = generator.new_class_bank(tiny.NEW)
     with torch.no_grad():
-        for table in (*bank.scale, *bank.shift, *bank.latent_scale, *bank.latent_shift):
+        tables = bank.tables()
+        for table in (*tables.of_classes, *tables.of_latents):
             table.normal_(0, 0.3)
         for site in bank.site_statistics():
             site.mean.normal_(0, 0.2)
