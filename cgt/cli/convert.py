@@ -7,8 +7,11 @@ import typer
 
 from cgt import catalog
 from cgt.cli.options import OVERWRITE
+from cgt.errors import UserError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from rich.table import Table
 
     from cgt.models.biggan import Generator
@@ -36,8 +39,28 @@ CLASSES = Annotated[
     typer.Option(
         "--classes",
         metavar="A,B|FILE",
-        help="Class names in the order of the labels: a list, or a text file with one a line. "
-        "[default: class_000 and so on]",
+        help="Class names in the order of the labels, those of a transfer's source first: a list, or a text "
+        "file with one a line. [default: class_000 and so on; old_000 and new_000 after a transfer]",
+        show_default=False,
+    ),
+]
+SOURCE = Annotated[
+    Path | None,
+    typer.Option(
+        "--source",
+        metavar="FILE",
+        help="cgantransfer: the biggan-pytorch checkpoint that the transfer began from, to take the old "
+        "classes from. [default: what is left of them in INPUT]",
+        show_default=False,
+    ),
+]
+CHECK = Annotated[
+    Path | None,
+    typer.Option(
+        "--check",
+        metavar="FILE.npz",
+        help="What the original program gave: z, y and eval_images (and x, eval_logits_fake, "
+        "eval_logits_real). OUT is written only if it gives the same to within 1e-4.",
         show_default=False,
     ),
 ]
@@ -49,6 +72,8 @@ def convert(
     out: OUT,
     weights: WEIGHTS = None,
     classes: CLASSES = None,
+    source: SOURCE = None,
+    check: CHECK = None,
     overwrite: OVERWRITE = False,
 ) -> None:
     """Turn a published checkpoint into a model folder.
@@ -58,17 +83,41 @@ def convert(
     from rich.console import Console
 
     from cgt.data.selection import class_names
-    from cgt.files import refuse_existing
+    from cgt.files import refuse_existing, replacing_folder
+    from cgt.interop.originals import LIMIT, compare, read_originals
     from cgt.models.folder import KIND, save_model
 
     program = catalog.load("cgt.interop", format, kind="checkpoint format")
-    refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=(input, weights))
+    refuse_existing(out, overwrite=overwrite, kind=KIND, inputs=(input, weights, source, check))
     names = None if classes is None else class_names(classes)
-    generator, discriminator, provenance = program.convert(input, weights=weights, classes=names)
-    save_model(out, generator, discriminator, provenance=provenance, overwrite=overwrite)
+    options = _options(program, format, source=source)
+    originals = None if check is None else read_originals(check)
+    generator, discriminator, provenance = program.convert(input, weights=weights, classes=names, **options)
+    differences: dict[str, float] = {}
+    if originals is None:
+        save_model(out, generator, discriminator, provenance=provenance, overwrite=overwrite)
+    else:
+        with replacing_folder(out) as unchecked:
+            save_model(unchecked, generator, discriminator, provenance=provenance)
+            differences = compare(unchecked, originals)
     console = Console()
     console.print(_summary(generator, discriminator, provenance))
+    for name, difference in differences.items():
+        told = f"checked: {name} differ by at most {difference:.1e} from those of {check} (limit: {LIMIT:.0e})"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _options(program: "ModuleType", name: str, **given: Path | None) -> dict[str, Path]:
+    """The options that were given, all of which the format must take."""
+    options = {option: value for option, value in given.items() if value is not None}
+    for option in options.keys() - program.OPTIONS:
+        takers = [
+            other for other in catalog.names("cgt.interop")
+            if option in catalog.load("cgt.interop", other, kind="checkpoint format").OPTIONS
+        ]
+        raise UserError(f"--{option} means nothing for {name} (only for {', '.join(takers)}): leave it out.")
+    return options
 
 
 def _summary(
@@ -101,8 +150,12 @@ def _summary(
         "latent": f"{generator.dim_z}",
         "generator": size(generator),
         "discriminator": size(discriminator),
+        "norm epsilon": f"{config.bn_eps:g}",
         "keys not used": ", ".join(unused) or "none",
+        "files left out": ", ".join(provenance["left_out"]) or "none",
     }
+    if "old_classes" in provenance:
+        rows["old classes"] = provenance["old_classes"]
     table = Table(box=box.SIMPLE, show_header=False)
     for name, value in rows.items():
         table.add_row(name, Text(value))

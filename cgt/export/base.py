@@ -7,7 +7,8 @@ from typing import Any
 
 from cgt.errors import UserError
 from cgt.export.parity import Parity
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 
 
 @dataclass(frozen=True)

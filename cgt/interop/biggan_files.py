@@ -1,0 +1,104 @@
+"""The files of a BigGAN-PyTorch checkpoint folder: which belong together, and which are left aside.
+
+A save is G.pth, G_ema.pth (where an average was kept), D.pth, G_optim.pth, D_optim.pth and state_dict.pth, or
+all of these with one suffix: G_best0.pth.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgt import files
+from cgt.errors import UserError
+from cgt.interop.pickles import read_plain_values
+
+STATE = "state_dict"
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """One save."""
+
+    generator: Path
+    discriminator: Path | None
+    """Of the same save; None where there is none, or the generator's file alone was given."""
+    left_out: tuple[str, ...]
+    """Names of the other weights and of the optimisers' state in the folder, which nothing is read of."""
+    training: dict[str, Any]
+    """The plain values of state_dict.pth; none where it is missing or damaged: one can do without."""
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """The options of the training run."""
+        options = self.training.get("config", {})
+        return options if isinstance(options, dict) else {}
+
+    def provenance(self, format_name: str, read: tuple[Path, ...] = ()) -> dict[str, Any]:
+        """What is known of the origin, with the SHA-256 of the save's files and of others that were `read`."""
+        sources = [path for path in (self.generator, self.discriminator, *read) if path is not None]
+        known = ("itr", "epoch", "best_IS", "best_FID")
+        return {
+            "format": format_name,
+            "files": {source.name: files.sha256(source) for source in sources},
+            "left_out": list(self.left_out),
+            "training": {key: self.training[key] for key in known if key in self.training},
+        }
+
+
+def find_files(path: Path, weights: Path | None) -> CheckpointFiles:
+    """The save in a folder, or the one of a generator's file alone.
+
+    Args:
+        path: the folder, or a generator's file.
+        weights: the generator's file, absolute or in the folder; by default G_ema.pth, else G.pth. The
+            discriminator is the one of the same save: D_best0.pth beside G_ema_best0.pth.
+
+    Raises:
+        UserError: there is no generator's file.
+    """
+    generator = _generator_file(path, weights)
+    discriminator = _of_same_save(generator, "D")
+    others: list[str] = []
+    if path.is_dir():
+        save = ("G", "G_ema", "G_optim", "D_optim")
+        others = [_of_same_save(generator, name).name for name in save]
+        others = [name for name in others if (generator.parent / name).is_file() and name != generator.name]
+    return CheckpointFiles(
+        generator,
+        discriminator if path.is_dir() and discriminator.is_file() else None,
+        tuple(others),
+        _training_state(_of_same_save(generator, STATE)),
+    )
+
+
+def _generator_file(path: Path, weights: Path | None) -> Path:
+    if not path.exists():
+        raise UserError(f"there is nothing at {path}: give a checkpoint folder, or a generator's .pth file.")
+    if path.is_file():
+        if weights is not None:
+            raise UserError(
+                f"{path} is a file, so --weights {weights} means nothing: give the folder, or leave it out."
+            )
+        return path
+    choices = [path / weights, weights] if weights is not None else [path / "G_ema.pth", path / "G.pth"]
+    for choice in choices:
+        if choice.is_file():
+            return choice
+    there = ", ".join(sorted(file.name for file in path.glob("*.pth"))) or "no .pth file at all"
+    wanted = weights or "G_ema.pth or G.pth"
+    raise UserError(
+        f"{path} holds no {wanted} (there is: {there}): name the generator's file with --weights FILE."
+    )
+
+
+def _of_same_save(generator: Path, name: str) -> Path:
+    """The file that was saved with a generator's: G_ema_best0.pth -> D_best0.pth."""
+    return generator.with_name(re.sub(r"^G(_ema)?(?=[_.])", name, generator.name))
+
+
+def _training_state(path: Path) -> dict[str, Any]:
+    try:
+        return read_plain_values(path)
+    except UserError:
+        return {}

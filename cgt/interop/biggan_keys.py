@@ -1,0 +1,91 @@
+"""Names in checkpoints of BigGAN-PyTorch, and of cGANTransfer which grew out of it, beside ours.
+
+This is data, and serves both ways: reading their files and writing them.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class KeyMap(NamedTuple):
+    """Their names -> ours; {i} is the block, {first} and {second} its two sites, {last} the output norm."""
+
+    layers: Mapping[str, str]
+    """Spectrally normalised layers: each name stands for the tensors of NORMALISED_LAYER."""
+    tensors: Mapping[str, str]
+
+    def theirs(self, blocks: int) -> dict[str, str]:
+        """Our tensor names -> theirs for so many blocks, among them names that a network may lack."""
+        rows = dict(self.tensors)
+        for theirs, ours in self.layers.items():
+            rows.update(
+                {theirs + ending: ours + our_ending for ending, our_ending in NORMALISED_LAYER.items()}
+            )
+        return {
+            ours.format(i=i, first=2 * i, second=2 * i + 1, last=2 * blocks): theirs.format(i=i)
+            for i in range(blocks)
+            for theirs, ours in rows.items()
+        }
+
+
+NORMALISED_LAYER = {".weight": ".weight", ".u0": ".u", ".bias": ".bias"}
+TRUNK_LAYERS = {
+    "linear": "linear",
+    "blocks.{i}.0.conv1": "blocks.{i}.conv1",
+    "blocks.{i}.0.conv2": "blocks.{i}.conv2",
+    "blocks.{i}.0.conv_sc": "blocks.{i}.shortcut",
+    "blocks.{i}.1.theta": "attention.{i}.query",
+    "blocks.{i}.1.phi": "attention.{i}.key",
+    "blocks.{i}.1.g": "attention.{i}.value",
+    "blocks.{i}.1.o": "attention.{i}.out",
+}
+TRUNK_TENSORS = {"blocks.{i}.1.gamma": "attention.{i}.gain"}
+GENERATOR_LAYERS = {**TRUNK_LAYERS, "output_layer.2": "to_rgb"}
+GENERATOR_TENSORS = {
+    **TRUNK_TENSORS,
+    "output_layer.0.gain": "output_affine.gain",
+    "output_layer.0.bias": "output_affine.bias",
+    "output_layer.0.stored_mean": "banks.0.statistics.{last}.mean",
+    "output_layer.0.stored_var": "banks.0.statistics.{last}.var",
+    "blocks.{i}.0.bn1.stored_mean": "banks.0.statistics.{first}.mean",
+    "blocks.{i}.0.bn1.stored_var": "banks.0.statistics.{first}.var",
+    "blocks.{i}.0.bn2.stored_mean": "banks.0.statistics.{second}.mean",
+    "blocks.{i}.0.bn2.stored_var": "banks.0.statistics.{second}.var",
+}
+SITES = {
+    "blocks.{i}.0.bn1.gain": "banks.0.scale.{first}",
+    "blocks.{i}.0.bn1.bias": "banks.0.shift.{first}",
+    "blocks.{i}.0.bn2.gain": "banks.0.scale.{second}",
+    "blocks.{i}.0.bn2.bias": "banks.0.shift.{second}",
+}
+PER_LAYER = KeyMap(
+    layers=GENERATOR_LAYERS,
+    tensors={**GENERATOR_TENSORS, **{f"{theirs}.weight": ours for theirs, ours in SITES.items()}},
+)
+SHARED = KeyMap(
+    layers={**GENERATOR_LAYERS, **SITES},
+    tensors={**GENERATOR_TENSORS, "shared.weight": "banks.0.embedding.weight"},
+)
+DISCRIMINATOR = KeyMap(layers={**TRUNK_LAYERS, "embed": "embedding"}, tensors=TRUNK_TENSORS)
+TRANSFERRED_DISCRIMINATOR = KeyMap(layers={**TRUNK_LAYERS, "new_embed": "embedding"}, tensors=TRUNK_TENSORS)
+
+LOGS = re.compile(r"\.sv\d+$|\.u[1-9]\d*$")
+"""Singular values, and the vectors of all but the largest: the original computes with neither."""
+NORM_COUNTERS = (".bn.accumulation_counter", ".bn.num_batches_tracked")
+
+PROPAGATION = KeyMap(
+    layers={
+        f"blocks.{{i}}.0.{norm}.{theirs}_{kind}": f"sites.{{{site}}}.{table}.{ours}"
+        for norm, site in (("bn1", "first"), ("bn2", "second"))
+        for kind, table in (("g", "scale"), ("b", "shift"))
+        for theirs, ours in (
+            ("comb_layer", "scores"),
+            ("prev_knowledge", "prior"),
+            ("z_layer", "latent"),
+            ("res", "residuals"),
+        )
+    },
+    tensors={},
+)
+"""What cGANTransfer trains at every site -> `cgt.interop.propagation`."""
