@@ -1,0 +1,170 @@
+"""Checkpoints that BigGAN-PyTorch (github.com/ajbrock/BigGAN-PyTorch) loads with strict=True.
+
+    G_ema.pth        the generator; it has one bank, for the program knows no more
+    D.pth            the discriminator, where the program can have it
+    state_dict.pth   the options that the networks are built with, as `config`
+
+The names are those by which such checkpoints are read (`cgt.interop.biggan_keys`), so that what was converted
+comes back to the bit. `sv0` alone does not: it is a log of the program's, and becomes the spectral norm that the
+layer is divided by.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgt.errors import UserError
+from cgt.interop.biggan_keys import DISCRIMINATOR, PER_LAYER, SHARED
+from cgt.models.biggan import Discriminator, Generator
+from cgt.models.layers import SpectralNormalised
+from cgt.models.layouts import DISCRIMINATOR_LAYOUTS, GENERATOR_LAYOUTS
+
+INITS = {"orthogonal": "ortho", "normal": "N02"}
+BEGINNING = {"itr": 0, "epoch": 0, "save_num": 0, "save_best_num": 0, "best_IS": 0.0, "best_FID": 999999.0}
+"""What the program's state_dict.pth counts."""
+PROGRAM = "BigGAN-PyTorch"
+
+
+def checkpoint(
+    generator: Generator, discriminator: Discriminator | None
+) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """The content of the files by name, and why D.pth is not among them, where it is not.
+
+    Args:
+        generator: as `load_model` gives it.
+        discriminator: likewise.
+
+    Raises:
+        UserError: the program has no such generator; it says all that is in the way.
+    """
+    if faults := _faults(generator):
+        raise UserError(f"{PROGRAM} has no such generator: {'; and '.join(faults)}.")
+    missing = _fault_of_discriminator(discriminator, generator)
+    if missing:
+        discriminator = None
+    keys = (SHARED if _is_embedding(generator) else PER_LAYER).theirs(len(generator.blocks))
+    files: dict[str, dict[str, Any]] = {
+        "G_ema.pth": _as_theirs(generator, keys),
+        "state_dict.pth": {**BEGINNING, "config": options(generator, discriminator)},
+    }
+    if discriminator is not None:
+        files["D.pth"] = _as_theirs(discriminator, DISCRIMINATOR.theirs(len(discriminator.blocks)))
+    return files, missing
+
+
+def options(generator: Generator, discriminator: Discriminator | None) -> dict[str, Any]:
+    """What the program's `Generator` and `Discriminator` are built with, by its names."""
+    config, resolution = generator.config, generator.resolution
+    shared = _is_embedding(generator)
+    values: dict[str, Any] = {
+        "model": "BigGAN",
+        "resolution": resolution,
+        "n_classes": len(generator.classes),
+        "dim_z": config.dim_z,
+        "G_ch": _multiplier(config.widths(resolution), GENERATOR_LAYOUTS[resolution]),
+        "G_attn": _sizes(config.attention),
+        "G_shared": shared,
+        "shared_dim": config.shared_dim if shared else 0,
+        "hier": shared and config.hierarchical,
+        "G_init": INITS[config.init],
+        "BN_eps": config.bn_eps,
+        "SN_eps": SpectralNormalised.eps,
+    }
+    if discriminator is not None:
+        widths, _ = discriminator.config.layout(resolution)
+        values |= {
+            "D_ch": _multiplier(widths, DISCRIMINATOR_LAYOUTS[resolution][0]),
+            "D_attn": _sizes(discriminator.config.attention),
+            "D_init": INITS[discriminator.config.init],
+        }
+    return values
+
+
+def _faults(generator: Generator) -> list[str]:
+    """Why the program can't have the generator."""
+    faults = []
+    count, resolution, kind = len(generator.banks), generator.resolution, generator.last_bank.kind
+    if count > 1:
+        faults.append(
+            f"it has {count} class banks, each with batch-norm statistics of its own, where the program has one: make "
+            "models with one alone (`cgt banks remove MODEL --bank K OUT`)"
+        )
+    elif kind not in ("tables", "embedding"):
+        faults.append(f"its classes, of a {kind} bank, are made of z, where the program's are fixed")
+    elif kind == "tables" and generator.config.hierarchical:
+        faults.append(
+            "its classes are plain tables beside a hierarchical z, as a transfer leaves them, where the program makes "
+            "such classes of a shared embedding: of this model, the source's bank alone can go back"
+        )
+    widths = generator.config.widths(resolution)
+    if not _multiplier(widths, GENERATOR_LAYOUTS.get(resolution, ())):
+        faults.append(_of_other_widths(widths, GENERATOR_LAYOUTS.get(resolution, ()), resolution))
+    if any(layer.u is None for layer in _normalised(generator).values()):
+        faults.append("its spectral norms are folded into the weights: export the model that it was folded from")
+    return faults
+
+
+def _fault_of_discriminator(discriminator: Discriminator | None, generator: Generator) -> str | None:
+    """Why the program can't have the discriminator, or None."""
+    if discriminator is None:
+        return "the model has no discriminator"
+    if discriminator.classes != generator.classes:
+        return "the discriminator knows other classes than the generator"
+    if not discriminator.config.projection:
+        return "the discriminator does not look at classes"
+    resolution = discriminator.resolution
+    widths, halvings = discriminator.config.layout(resolution)
+    published, _ = DISCRIMINATOR_LAYOUTS.get(resolution, ((), 0))
+    if resolution == 512 or not _multiplier(widths, published):
+        return f"of the discriminator, {_of_other_widths(widths, () if resolution == 512 else published, resolution)}"
+    sizes = [resolution >> min(block + 1, halvings) for block in range(len(widths))]
+    if any(sizes.count(size) > 1 for size in discriminator.config.attention):
+        return "the discriminator attends after one of several blocks of a size, where the program does after all"
+    return None
+
+
+def _of_other_widths(widths: Sequence[int], published: Sequence[int], resolution: int) -> str:
+    layout = f"multiples of {', '.join(map(str, published))}" if published else "no networks"
+    return f"the widths are {', '.join(map(str, widths))}, and the program has {layout} at {resolution} px"
+
+
+def _multiplier(widths: Sequence[int], published: Sequence[int]) -> int:
+    """The `ch` that makes these widths of the published ones; 0 where there is none."""
+    ch = widths[-1] // published[-1] if published else 0
+    return ch if tuple(widths) == tuple(ch * unit for unit in published) else 0
+
+
+def _is_embedding(generator: Generator) -> bool:
+    return generator.last_bank.kind == "embedding"
+
+
+def _sizes(attention: Sequence[int]) -> str:
+    return "_".join(map(str, attention)) or "0"
+
+
+@torch.no_grad()
+def _as_theirs(network: nn.Module, keys: Mapping[str, str]) -> dict[str, Tensor]:
+    """Every tensor by the program's name, on the CPU."""
+    renamed = {}
+    for ours, value in network.state_dict().items():
+        # The program multiplies by u0 as a matrix of one row.
+        renamed[keys[ours]] = (value[None] if keys[ours].endswith(".u0") else value).cpu().clone()
+    for name, layer in _normalised(network).items():
+        log = keys[f"{name}.u"].removesuffix("u0") + "sv0"
+        renamed[log] = _spectral_norm(layer).reshape(1).cpu()
+    return renamed
+
+
+def _normalised(network: nn.Module) -> dict[str, SpectralNormalised]:
+    return {
+        name: module for name, module in network.named_modules() if isinstance(module, SpectralNormalised)
+    }
+
+
+def _spectral_norm(layer: SpectralNormalised) -> Tensor:
+    """sigma, as the layer estimates it in eval mode."""
+    weight, normalised = layer.weight.flatten(), layer.normalised_weight().flatten()
+    largest = weight.abs().argmax()
+    return weight[largest] / normalised[largest]
