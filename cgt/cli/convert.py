@@ -103,7 +103,9 @@ def convert(
     console = Console()
     console.print(_summary(generator, discriminator, provenance))
     for name, difference in differences.items():
-        told = f"checked: {name} differ by at most {difference:.1e} from those of {check} (limit: {LIMIT:.0e})"
+        told = (
+            f"checked: {name} differ by at most {difference:.1e} from those of {check} (limit: {LIMIT:.0e})"
+        )
         console.print(told, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
@@ -113,7 +115,8 @@ def _options(program: "ModuleType", name: str, **given: Path | None) -> dict[str
     options = {option: value for option, value in given.items() if value is not None}
     for option in options.keys() - program.OPTIONS:
         takers = [
-            other for other in catalog.names("cgt.interop")
+            other
+            for other in catalog.names("cgt.interop")
             if option in catalog.load("cgt.interop", other, kind="checkpoint format").OPTIONS
         ]
         raise UserError(f"--{option} means nothing for {name} (only for {', '.join(takers)}): leave it out.")

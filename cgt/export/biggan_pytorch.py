@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cgt.errors import UserError
 from cgt.interop.biggan_keys import DISCRIMINATOR, PER_LAYER, SHARED
-from cgt.models.biggan import Discriminator, Generator
+from cgt.models.biggan import Generator
+from cgt.models.discriminator import Discriminator
 from cgt.models.layers import SpectralNormalised
 from cgt.models.layouts import DISCRIMINATOR_LAYOUTS, GENERATOR_LAYOUTS
 
@@ -102,7 +103,9 @@ def _faults(generator: Generator) -> list[str]:
     if not _multiplier(widths, GENERATOR_LAYOUTS.get(resolution, ())):
         faults.append(_of_other_widths(widths, GENERATOR_LAYOUTS.get(resolution, ()), resolution))
     if any(layer.u is None for layer in _normalised(generator).values()):
-        faults.append("its spectral norms are folded into the weights: export the model that it was folded from")
+        faults.append(
+            "its spectral norms are folded into the weights: export the model that it was folded from"
+        )
     return faults
 
 

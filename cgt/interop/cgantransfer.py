@@ -165,9 +165,7 @@ def _take_bank(generator: Generator, source: Generator, path: Path, of: Path) ->
 
 
 def _as_good_as(now: Tensor, was: Tensor) -> bool:
-    return now.shape == was.shape and bool(
-        (now - was).abs().max() <= FROZEN_WITHIN * was.abs().max()
-    )
+    return now.shape == was.shape and bool((now - was).abs().max() <= FROZEN_WITHIN * was.abs().max())
 
 
 @torch.no_grad()
@@ -184,7 +182,9 @@ def _difference(generator: Generator, source: Generator) -> float:
 def _remedy(stored: Mapping[str, Tensor]) -> str:
     if not any("comb_layer" in key for key in stored):
         if any(key.startswith("new_embed.") for key in stored):
-            return "it looks like a discriminator; give its folder, or the generator's file (G_ema.pth, G.pth)"
+            return (
+                "it looks like a discriminator; give its folder, or the generator's file (G_ema.pth, G.pth)"
+            )
         return "a generator without them is converted as biggan-pytorch"
     if not any(key.endswith("conv1.u0") for key in stored):
         return "it has no spectral norm, and only networks trained with it can be converted"

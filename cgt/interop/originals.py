@@ -58,11 +58,7 @@ def read_originals(path: Path) -> Originals:
             f"{path} has no {', '.join(missing)} (there is: {', '.join(sorted(arrays)) or 'nothing'}): save the "
             "original program's z, y and eval_images with numpy.savez."
         )
-    tensors = {
-        name: _tensor(path, name, arrays[name])
-        for name in [*NEEDED, "x", *JUDGED]
-        if name in arrays
-    }
+    tensors = {name: _tensor(path, name, arrays[name]) for name in [*NEEDED, "x", *JUDGED] if name in arrays}
     y_N, images = tensors["y"], tensors["eval_images"]
     judged = {}
     for logits, pictures in JUDGED.items():

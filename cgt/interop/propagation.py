@@ -73,9 +73,7 @@ class Propagation(nn.Module):
     @torch.no_grad()
     def tables(self) -> ClassTables:
         """The new classes' tables, in eval mode."""
-        of_scale, of_shift = (
-            [getattr(site, kind) for site in self.sites] for kind in ("scale", "shift")
-        )
+        of_scale, of_shift = ([getattr(site, kind) for site in self.sites] for kind in ("scale", "shift"))
         return ClassTables(
             *(tuple(table.table_MC() for table in tables) for tables in (of_scale, of_shift)),
             *(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.interop.biggan_pytorch import DISCRIMINATOR, PER_LAYER, SHARED, convert
+from cgt.interop.biggan_keys import DISCRIMINATOR, PER_LAYER, SHARED
+from cgt.interop.biggan_pytorch import convert
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 
@@ -176,6 +177,20 @@ def test_discriminator_of_the_same_save_is_taken(checkpoint: Path) -> None:
     _, discriminator, _ = convert(checkpoint, weights=Path("G_ema_best0.pth"))
     assert discriminator is not None
     assert float(discriminator.linear.bias.detach()) == 5
+
+
+def test_optimisers_and_the_other_generator_are_named_as_left_out(checkpoint: Path) -> None:
+    for name in ("G.pth", "G_optim.pth", "D_optim.pth", "G_optim_best0.pth"):
+        (checkpoint / name).write_bytes(b"never read")
+    _, _, provenance = convert(checkpoint)
+    assert provenance["left_out"] == ["G.pth", "G_optim.pth", "D_optim.pth"]
+    assert convert(checkpoint / "G_ema.pth")[2]["left_out"] == []
+
+
+def test_other_norms_than_batch_norm_are_refused_where_the_training_state_tells(checkpoint: Path) -> None:
+    torch.save({"config": {"norm_style": "in"}}, checkpoint / "state_dict.pth")
+    with pytest.raises(UserError, match="--norm_style in, .* only batch norm"):
+        convert(checkpoint)
 
 
 def test_a_generator_alone_is_enough(checkpoint: Path) -> None:

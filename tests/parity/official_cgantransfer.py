@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cgt.interop.biggan_pytorch import DISCRIMINATOR, PER_LAYER, SHARED, KeyMap
+from cgt.interop.biggan_keys import PER_LAYER, SHARED, TRANSFERRED_DISCRIMINATOR
 from cgt.interop.pickles import read_tensors
 from cgt.interop.weights import Weights
 from cgt.models.biggan import Generator, GeneratorConfig
@@ -36,10 +36,6 @@ from cgt.transfer.propagation import PropagatedBank
 
 NEEDLESS = re.compile(r"\.sv0$|\.(comb_layer|prev_knowledge|z_layer|res)_[gb]\.\w+$|\.pretrain_embedding_w$")
 """Logs, and what `bank` reads."""
-NEW_EMBED = KeyMap(
-    layers={theirs.replace("embed", "new_embed"): ours for theirs, ours in DISCRIMINATOR.layers.items()},
-    tensors=DISCRIMINATOR.tensors,
-)
 
 
 def generator(folder: Path, stored: Mapping[str, Tensor]) -> Generator:
@@ -77,7 +73,7 @@ def discriminator(folder: Path, dtype: torch.dtype = torch.float32) -> Discrimin
     network = Discriminator(config, made["resolution"], [f"new {m}" for m in range(made["n_classes"])])
     network.to(dtype)
     found = Weights(folder, read_tensors(folder / "D.pth"), "cGANTransfer discriminator", "")
-    found.fill(network, NEW_EMBED.theirs(len(network.blocks)), needless=NEEDLESS)
+    found.fill(network, TRANSFERRED_DISCRIMINATOR.theirs(len(network.blocks)), needless=NEEDLESS)
     return network.eval()
 
 
