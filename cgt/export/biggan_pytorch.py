@@ -5,8 +5,8 @@
     state_dict.pth   the options that the networks are built with, as `config`
 
 The names are those by which such checkpoints are read (`cgt.interop.biggan_keys`), so that what was converted
-comes back to the bit. `sv0` alone does not: it is a log of the program's, and becomes the spectral norm that the
-layer is divided by.
+comes back to the bit. `sv0` alone does not: it is a log of the program's, and becomes the spectral norm that
+the layer's weight is divided by.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,15 +89,15 @@ def _faults(generator: Generator) -> list[str]:
     count, resolution, kind = len(generator.banks), generator.resolution, generator.last_bank.kind
     if count > 1:
         faults.append(
-            f"it has {count} class banks, each with batch-norm statistics of its own, where the program has one: make "
-            "models with one alone (`cgt banks remove MODEL --bank K OUT`)"
+            f"it has {count} class banks, each with batch-norm statistics of its own, and the program one: "
+            "make models with one alone (`cgt banks remove MODEL --bank K OUT`)"
         )
     elif kind not in ("tables", "embedding"):
         faults.append(f"its classes, of a {kind} bank, are made of z, where the program's are fixed")
     elif kind == "tables" and generator.config.hierarchical:
         faults.append(
-            "its classes are plain tables beside a hierarchical z, as a transfer leaves them, where the program makes "
-            "such classes of a shared embedding: of this model, the source's bank alone can go back"
+            "its classes are plain tables beside a hierarchical z, as a transfer leaves them, and the program "
+            "makes such classes of a shared embedding: of this model, the source's bank can go back"
         )
     widths = generator.config.widths(resolution)
     if not _multiplier(widths, GENERATOR_LAYOUTS.get(resolution, ())):
@@ -119,12 +119,12 @@ def _fault_of_discriminator(discriminator: Discriminator | None, generator: Gene
         return "the discriminator does not look at classes"
     resolution = discriminator.resolution
     widths, halvings = discriminator.config.layout(resolution)
-    published, _ = DISCRIMINATOR_LAYOUTS.get(resolution, ((), 0))
-    if resolution == 512 or not _multiplier(widths, published):
-        return f"of the discriminator, {_of_other_widths(widths, () if resolution == 512 else published, resolution)}"
+    published, _ = DISCRIMINATOR_LAYOUTS.get(resolution, ((), 0)) if resolution != 512 else ((), 0)
+    if not _multiplier(widths, published):
+        return f"of the discriminator, {_of_other_widths(widths, published, resolution)}"
     sizes = [resolution >> min(block + 1, halvings) for block in range(len(widths))]
     if any(sizes.count(size) > 1 for size in discriminator.config.attention):
-        return "the discriminator attends after one of several blocks of a size, where the program does after all"
+        return "the discriminator attends after one of several blocks of a size, the program after all"
     return None
 
 

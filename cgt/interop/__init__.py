@@ -8,9 +8,9 @@ A module defines
 
 and raises UserError for whatever is wrong with the files. The program's own labels count the classes of the
 generator's last bank. The dict is the provenance for the model folder: `format`, `files` (name to SHA-256),
-`left_out` (names of files that nothing was read of), `unused_keys` (last part of the key to how many), for an
-extended generator `old_classes` (what became of them), and whatever else of the origin is worth keeping. Nothing
-in a file is ever executed.
+`left_out` (names of files that nothing was read of), `training` (plain values), `unused_keys` (last part of
+the key to how many), for an extended generator `old_classes` (what became of them), and whatever else of the
+origin is worth keeping. Nothing in a file is ever executed.
 """
 
 INFRASTRUCTURE = frozenset(

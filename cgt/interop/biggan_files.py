@@ -34,9 +34,9 @@ class CheckpointFiles:
         options = self.training.get("config", {})
         return options if isinstance(options, dict) else {}
 
-    def provenance(self, format_name: str, read: tuple[Path, ...] = ()) -> dict[str, Any]:
-        """What is known of the origin, with the SHA-256 of the save's files and of others that were `read`."""
-        sources = [path for path in (self.generator, self.discriminator, *read) if path is not None]
+    def provenance(self, format_name: str) -> dict[str, Any]:
+        """What is known of the origin, with the SHA-256 of both networks' files."""
+        sources = [path for path in (self.generator, self.discriminator) if path is not None]
         known = ("itr", "epoch", "best_IS", "best_FID")
         return {
             "format": format_name,

@@ -44,8 +44,8 @@ def generator_shape(found: Weights, trained: Mapping[str, Any]) -> GeneratorShap
     """
     if (style := trained.get("norm_style", "bn")) != "bn":
         raise UserError(
-            f"{found.path} was trained with --norm_style {style}, as its state_dict.pth says, and only batch norm "
-            "(bn) can be converted: take another checkpoint."
+            f"{found.path} was trained with --norm_style {style}, as its state_dict.pth says, and only batch "
+            "norm (bn) can be converted: take another checkpoint."
         )
     blocks = _blocks(found)
     rows, latent = found.shape("linear.weight", 2)
@@ -121,9 +121,9 @@ def filled_discriminator(
     known = found.shape(f"{embedding}.weight", 2)[0]
     if known != len(classes):
         raise UserError(
-            f"{found.path}: '{embedding}.weight' knows {known} classes, the generator {len(classes)}, and they "
-            "must be the same: the files are not of one training run. To convert the generator alone, give "
-            "its file."
+            f"{found.path}: '{embedding}.weight' knows {known} classes, the generator {len(classes)}, and "
+            "they must be the same: the files are not of one training run. To convert the generator alone, "
+            "give its file."
         )
     with blaming(found.path):
         config = _discriminator_config(found, like)

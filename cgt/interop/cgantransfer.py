@@ -1,15 +1,17 @@
 """Checkpoints of cGANTransfer (github.com/mshahbazi72/cGANTransfer), of its CIFAR and of its ImageNet tree.
 
-They have the files and names of BigGAN-PyTorch (`biggan_pytorch.py`), and at every site what the transfer trains
-(`propagation.py`). The result is an extended generator: a bank of the source's classes, then one of the new
-classes with the tables that the program computes; the discriminator is of the new classes.
+They have the files and names of BigGAN-PyTorch (`biggan_pytorch.py`), and at every site what the transfer
+trains (`propagation.py`). The result is an extended generator: a bank of the source's classes, then one of
+the new classes with the tables that the program computes; the discriminator is of the new classes.
 
-What such a checkpoint has lost of the source: the transfer stores the new classes' statistics over the source's,
-and some of the "copies" that it trains are views of the source's tables (all of them in the CIFAR tree, the
-projections of z in the ImageNet tree). The source's own checkpoint has them.
+What such a checkpoint has lost of the source: the transfer stores the new classes' statistics over the
+source's, and some of the "copies" that it trains are views of the source's tables (all of them in the CIFAR
+tree, the projections of z in the ImageNet tree). The source's own checkpoint has them. What stays lost is the
+last digits of the spectral norms: the trunk serves both banks, and its power iterations have moved on.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,7 @@ def convert(
     return generator, discriminator, provenance | {"old_classes": old}
 
 
-def _append_new(generator: Generator, added: Weights, names: Sequence[str]) -> Mapping[str, int]:
+def _append_new(generator: Generator, added: Weights, names: Sequence[str]) -> Counter[str]:
     """Append the bank of the new classes; it begins with the statistics of the file, which are theirs."""
     propagation = Propagation(
         len(generator.classes),
@@ -135,20 +137,20 @@ def _append_new(generator: Generator, added: Weights, names: Sequence[str]) -> M
 
 
 def _take_bank(generator: Generator, source: Generator, path: Path, of: Path) -> str:
-    """Put the source's own bank in the first bank's place, and tell how near its classes come to the source's.
+    """Put the source's own bank in the first one's place, and tell how near its classes come to the source's.
 
     Raises:
         UserError: the transfer did not begin from this source.
     """
     remedy = (
-        f"{path} is not the checkpoint that the transfer in {of} began from, or the transfer went on to train "
-        "all of the generator: name the right one, or leave --source out."
+        f"{path} is not the checkpoint that the transfer in {of} began from, or the transfer went on to "
+        "train all of the generator: name the right one, or leave --source out."
     )
     first = generator.banks[0]
     if (source.resolution, len(source.classes)) != (generator.resolution, generator.first_of_last_bank):
         raise UserError(
-            f"it makes {len(source.classes)} classes at {source.resolution} px, where the transfer began with "
-            f"{generator.first_of_last_bank} at {generator.resolution} px: {remedy}"
+            f"it makes {len(source.classes)} classes at {source.resolution} px, where the transfer began "
+            f"with {generator.first_of_last_bank} at {generator.resolution} px: {remedy}"
         )
     now, was = generator.state_dict(), source.state_dict()
     frozen = [name for name in now if not name.startswith("banks.") and not name.endswith(".u")]
@@ -159,8 +161,9 @@ def _take_bank(generator: Generator, source: Generator, path: Path, of: Path) ->
         )
     first.load_state_dict(source.banks[0].state_dict())
     return (
-        f"the bank of {path.name} of the source. Its pictures differ by up to {_difference(generator, source):.1e} "
-        "from the source's, for the transfer moved the vectors that the frozen layers' spectral norms are estimated by"
+        f"the source's own bank. Its pictures differ by up to {_difference(generator, source):.1e} from the "
+        "source's, for the transfer moved the vectors that the frozen layers' spectral norms are estimated "
+        "by."
     )
 
 
@@ -194,7 +197,7 @@ def _remedy(stored: Mapping[str, Tensor]) -> str:
 def _remedy_of_d(stored: Mapping[str, Tensor]) -> str:
     if "embed.weight" in stored:
         return (
-            "its classes are those of the source (it has 'embed', not 'new_embed'); take the discriminator of the "
-            "transfer, or give the generator's file alone"
+            "its classes are the source's (it has 'embed', not 'new_embed'); take the discriminator of "
+            "the transfer, or give the generator's file alone"
         )
     return "take the file of the same training run, or give the generator's file alone"

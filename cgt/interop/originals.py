@@ -55,8 +55,8 @@ def read_originals(path: Path) -> Originals:
     arrays = _read_arrays(path)
     if missing := [name for name in NEEDED if name not in arrays]:
         raise UserError(
-            f"{path} has no {', '.join(missing)} (there is: {', '.join(sorted(arrays)) or 'nothing'}): save the "
-            "original program's z, y and eval_images with numpy.savez."
+            f"{path} has no {', '.join(missing)} (there is: {', '.join(sorted(arrays)) or 'nothing'}): save "
+            "the original program's z, y and eval_images with numpy.savez."
         )
     tensors = {name: _tensor(path, name, arrays[name]) for name in [*NEEDED, "x", *JUDGED] if name in arrays}
     y_N, images = tensors["y"], tensors["eval_images"]
@@ -75,8 +75,8 @@ def read_originals(path: Path) -> Originals:
 def compare(folder: Path, originals: Originals) -> dict[str, float]:
     """The largest differences between what a converted model folder makes of the inputs and the outputs.
 
-    The labels are those of the generator's last bank. What is compared is called "pictures", or by the name of
-    the logits.
+    The labels are those of the generator's last bank. What is compared is called "pictures", or by the name
+    of the logits.
 
     Raises:
         UserError: the inputs are of another model, or a difference is above the limit.
@@ -92,8 +92,9 @@ def compare(folder: Path, originals: Originals) -> dict[str, float]:
     if above := [name for name, value in differences.items() if not value <= limits[name]]:
         told = ", ".join(f"{name} by {differences[name]:.2g} (allowed: {limits[name]:.2g})" for name in above)
         raise UserError(
-            f"the converted model is not the one that made {originals.path}: they differ in {told}. Check that the "
-            "outputs are of this file (G_ema.pth or G.pth) and of eval mode, with z as the program got it."
+            f"the converted model is not the one that made {originals.path}: they differ in {told}. Check "
+            "that the outputs are of this file (G_ema.pth or G.pth) and of eval mode, with z as the program got "
+            "it."
         )
     return differences
 
@@ -114,17 +115,16 @@ def _read_arrays(path: Path) -> dict[str, Any]:
                 "executed. Save arrays of numbers alone."
             ) from None
         raise UserError(
-            f"{path} is not an .npz file of arrays, or is incomplete: save it with numpy.savez, or copy it again."
+            f"{path} is not an .npz file of arrays, or is incomplete: save it with numpy.savez, or copy it "
+            "again."
         ) from None
 
 
 def _tensor(path: Path, name: str, array: Any) -> Tensor:
     whole = name == "y"
     if array.dtype.kind not in ("iu" if whole else "f"):
-        raise UserError(
-            f"{path}: {name} holds {array.dtype}, and must hold {'integers' if whole else 'floating-point numbers'}: "
-            "save it again."
-        )
+        wanted = "integers" if whole else "floating-point numbers"
+        raise UserError(f"{path}: {name} holds {array.dtype}, and must hold {wanted}: save it again.")
     tensor = torch.from_numpy(array.astype(np.int64 if whole else np.float32))
     if not torch.isfinite(tensor).all():
         raise UserError(f"{path}: {name} holds numbers that are not finite: save it again.")
@@ -134,8 +134,8 @@ def _tensor(path: Path, name: str, array: Any) -> Tensor:
 def _require(path: Path, name: str, tensor: Tensor, dimensions: int, count: int) -> None:
     if tensor.dim() != dimensions or len(tensor) != count or 0 in tensor.shape:
         raise UserError(
-            f"{path}: {name} has the shape {tuple(tensor.shape)}, and must have {dimensions} dimensions, the first "
-            f"of them {count} as y has, and none 0: save what the program got and gave in one run."
+            f"{path}: {name} has the shape {tuple(tensor.shape)}, and must have {dimensions} dimensions, the "
+            f"first of them {count} as y has, and none 0: save what the program got and gave in one run."
         )
 
 
@@ -147,8 +147,8 @@ def _require_inputs_of(generator: Generator, originals: Originals) -> None:
     count = len(generator.last_bank.classes)
     if outside := sorted({int(y) for y in originals.y_N if not 0 <= y < count}):
         faults.append(
-            f"y has the labels {', '.join(map(str, outside[:5]))}, and the {count} classes that the program labels "
-            f"are 0 to {count - 1}"
+            f"y has the labels {', '.join(map(str, outside[:5]))}, and the {count} classes that the program "
+            f"labels are 0 to {count - 1}"
         )
     shapes = {"eval_images": originals.images_N3RR}
     shapes |= {JUDGED[name]: pictures for name, (pictures, _) in originals.judged.items()}
@@ -158,7 +158,8 @@ def _require_inputs_of(generator: Generator, originals: Originals) -> None:
             faults.append(f"{name} is {got}, and this generator makes 3 x {size} x {size}")
     if faults:
         raise UserError(
-            f"{originals.path} is of another model: {'; '.join(faults)}. Name the outputs of the one converted."
+            f"{originals.path} is of another model: {'; '.join(faults)}. Name the outputs of the one "
+            "converted."
         )
 
 

@@ -4,10 +4,10 @@ At every site a new class y and a chunk z of the latent get the gain
 
     1 + P (S[:, y] + s) + p + Z z + d + R[:, y]
 
-and the shift likewise without the 1, with S, s the weight and bias of `comb_layer`, P, p of `prev_knowledge`, Z, d
-of `z_layer` and the weight R of `res`: s, p and d are the same for all new classes. In the ImageNet tree S, P and Z
-are spectrally normalised at every use, each on its own and without its bias, from the stored vectors; P has no
-bias there. In the CIFAR tree nothing is normalised, and P has one.
+and the shift likewise without the 1, with S, s the weight and bias of `comb_layer`, P, p of `prev_knowledge`,
+Z, d of `z_layer` and the weight R of `res`: s, p and d are the same for all new classes. In the ImageNet tree
+S, P and Z are spectrally normalised at every use, each on its own and without its bias, from the stored
+vectors; P has no bias there. In the CIFAR tree nothing is normalised, and P has one.
 
 Shapes: N source classes, M new classes, C channels of a site, K latent chunk.
 """
@@ -32,8 +32,8 @@ class SiteTable(nn.Module):
         self.latent = linear(latent, width) if latent else None
         self.residuals = nn.Linear(new, width, bias=False)
 
-    def table_MC(self) -> Tensor:
-        """Of the new classes, all but what z adds."""
+    def table(self) -> Tensor:
+        """(M, C): of the new classes, all but what z adds."""
         score_NM = _weight(self.scores) + self.scores.bias[:, None]
         table_CM = _weight(self.prior) @ score_NM + self.residuals.weight
         for layer in (self.prior, self.latent):
@@ -41,8 +41,8 @@ class SiteTable(nn.Module):
                 table_CM = table_CM + layer.bias[:, None]
         return table_CM.mT
 
-    def latent_CK(self) -> Tensor | None:
-        """The projection of the latent chunk; None where none reaches the sites."""
+    def latent_projection(self) -> Tensor | None:
+        """(C, K), of the latent chunk; None where none reaches the sites."""
         return None if self.latent is None else _weight(self.latent)
 
 
@@ -75,9 +75,9 @@ class Propagation(nn.Module):
         """The new classes' tables, in eval mode."""
         of_scale, of_shift = ([getattr(site, kind) for site in self.sites] for kind in ("scale", "shift"))
         return ClassTables(
-            *(tuple(table.table_MC() for table in tables) for tables in (of_scale, of_shift)),
+            *(tuple(table.table() for table in tables) for tables in (of_scale, of_shift)),
             *(
-                tuple(latent for table in tables if (latent := table.latent_CK()) is not None)
+                tuple(latent for table in tables if (latent := table.latent_projection()) is not None)
                 for tables in (of_scale, of_shift)
             ),
         )

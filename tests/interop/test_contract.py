@@ -1,4 +1,4 @@
-"""What every checkpoint format must do: a new one is tested on arrival, once it has a folder in `checkpoints`."""
+"""What every checkpoint format must do: a new one is tested on arrival, once `checkpoints` lists it."""
 
 import os
 import pickle
