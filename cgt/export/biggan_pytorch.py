@@ -10,22 +10,66 @@ the layer's weight is divided by.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cgt.errors import UserError
+from cgt.export.base import Model, Options, Written
+from cgt.export.parity import measure
+from cgt.files import FolderKind
+from cgt.interop import biggan_pytorch as way_in
 from cgt.interop.biggan_keys import DISCRIMINATOR, PER_LAYER, SHARED
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.layers import SpectralNormalised
 from cgt.models.layouts import DISCRIMINATOR_LAYOUTS, GENERATOR_LAYOUTS
 
+OPTIONS: frozenset[str] = frozenset()
+KIND = FolderKind("a BigGAN-PyTorch checkpoint", ("G_ema.pth", "state_dict.pth"), ("D.pth", "README.md"))
+PROGRAM = """
+import torch
+from BigGAN import Generator  # of a checkout of github.com/ajbrock/BigGAN-PyTorch
+
+options = torch.load("state_dict.pth")["config"]
+generator = Generator(**options, no_optim=True)
+generator.load_state_dict(torch.load("G_ema.pth"), strict=True)
+generator.eval()
+z = torch.randn(8, generator.dim_z)
+y = torch.full((8,), options["n_classes"] - 1)
+images = generator(z, generator.shared(y))  # in [-1, 1]
+""".strip()
 INITS = {"orthogonal": "ortho", "normal": "N02"}
 BEGINNING = {"itr": 0, "epoch": 0, "save_num": 0, "save_best_num": 0, "best_IS": 0.0, "best_FID": 999999.0}
 """What the program's state_dict.pth counts."""
-PROGRAM = "BigGAN-PyTorch"
+
+
+def export(model: Model, folder: Path, options: Options) -> Written:
+    """Write the files.
+
+    Raises:
+        UserError: the program has no such generator.
+        RunError: what is read again makes other pictures.
+    """
+    files, missing = checkpoint(model.generator, model.discriminator)
+    for name, content in files.items():
+        torch.save(content, folder / name)
+    parity = None
+    if options.verify:
+        again, _, _ = way_in.convert(folder, classes=model.generator.classes)
+        parity = measure(model.generator, model.generator.classes, again)
+    return Written(
+        about="A checkpoint as BigGAN-PyTorch writes it, with every key that its strict loading asks for. "
+        "Raw weights and the vectors of spectral norm are there, so that it can be trained on; optimisers "
+        "begin anew.",
+        needs="torch and BigGAN-PyTorch",
+        program=PROGRAM,
+        classes=tuple(model.generator.classes),
+        parity=parity,
+        notes={"D.pth": f"left out: {missing}"} if missing else {},
+    )
 
 
 def checkpoint(
@@ -41,21 +85,21 @@ def checkpoint(
         UserError: the program has no such generator; it says all that is in the way.
     """
     if faults := _faults(generator):
-        raise UserError(f"{PROGRAM} has no such generator: {'; and '.join(faults)}.")
+        raise UserError(f"BigGAN-PyTorch has no such generator: {'; and '.join(faults)}.")
     missing = _fault_of_discriminator(discriminator, generator)
     if missing:
         discriminator = None
     keys = (SHARED if _is_embedding(generator) else PER_LAYER).theirs(len(generator.blocks))
     files: dict[str, dict[str, Any]] = {
         "G_ema.pth": _as_theirs(generator, keys),
-        "state_dict.pth": {**BEGINNING, "config": options(generator, discriminator)},
+        "state_dict.pth": {**BEGINNING, "config": built_with(generator, discriminator)},
     }
     if discriminator is not None:
         files["D.pth"] = _as_theirs(discriminator, DISCRIMINATOR.theirs(len(discriminator.blocks)))
     return files, missing
 
 
-def options(generator: Generator, discriminator: Discriminator | None) -> dict[str, Any]:
+def built_with(generator: Generator, discriminator: Discriminator | None) -> dict[str, Any]:
     """What the program's `Generator` and `Discriminator` are built with, by its names."""
     config, resolution = generator.config, generator.resolution
     shared = _is_embedding(generator)
@@ -96,7 +140,7 @@ def _faults(generator: Generator) -> list[str]:
         faults.append(f"its classes, of a {kind} bank, are made of z, where the program's are fixed")
     elif kind == "tables" and generator.config.hierarchical:
         faults.append(
-            "its classes are plain tables beside a hierarchical z, as a transfer leaves them, and the program "
+            "its classes are plain tables beside a hierarchical z, as a transfer leaves them; the program "
             "makes such classes of a shared embedding: of this model, the source's bank can go back"
         )
     widths = generator.config.widths(resolution)

@@ -93,8 +93,8 @@ def compare(folder: Path, originals: Originals) -> dict[str, float]:
         told = ", ".join(f"{name} by {differences[name]:.2g} (allowed: {limits[name]:.2g})" for name in above)
         raise UserError(
             f"the converted model is not the one that made {originals.path}: they differ in {told}. Check "
-            "that the outputs are of this file (G_ema.pth or G.pth) and of eval mode, with z as the program got "
-            "it."
+            "that the outputs are of this file (G_ema.pth or G.pth) and of eval mode, with z as the program "
+            "got it."
         )
     return differences
 
