@@ -21,7 +21,7 @@ from cgt.export.base import Model, Options, Written
 from cgt.export.parity import measure
 from cgt.files import FolderKind
 from cgt.interop import biggan_pytorch as way_in
-from cgt.interop.biggan_keys import DISCRIMINATOR, PER_LAYER, SHARED
+from cgt.interop.biggan_keys import DISCRIMINATOR, OUTPUT_EPS, OUTPUT_VARIANCE, PER_LAYER, SHARED
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.layers import SpectralNormalised
@@ -90,8 +90,10 @@ def checkpoint(
     if missing:
         discriminator = None
     keys = (SHARED if _is_embedding(generator) else PER_LAYER).theirs(len(generator.blocks))
+    weights = _as_theirs(generator, keys)
+    weights[OUTPUT_VARIANCE] += generator.config.bn_eps - OUTPUT_EPS
     files: dict[str, dict[str, Any]] = {
-        "G_ema.pth": _as_theirs(generator, keys),
+        "G_ema.pth": weights,
         "state_dict.pth": {**BEGINNING, "config": built_with(generator, discriminator)},
     }
     if discriminator is not None:
@@ -163,12 +165,19 @@ def _fault_of_discriminator(discriminator: Discriminator | None, generator: Gene
         return "the discriminator does not look at classes"
     resolution = discriminator.resolution
     widths, halvings = discriminator.config.layout(resolution)
-    published, _ = DISCRIMINATOR_LAYOUTS.get(resolution, ((), 0)) if resolution != 512 else ((), 0)
+    published, published_halvings = (
+        ((), 0) if resolution == 512 else DISCRIMINATOR_LAYOUTS.get(resolution, ((), 0))
+    )
     if not _multiplier(widths, published):
         return f"of the discriminator, {_of_other_widths(widths, published, resolution)}"
-    sizes = [resolution >> min(block + 1, halvings) for block in range(len(widths))]
-    if any(sizes.count(size) > 1 for size in discriminator.config.attention):
-        return "the discriminator attends after one of several blocks of a size, the program after all"
+    if halvings != published_halvings:
+        return f"the discriminator halves the size in {halvings} blocks, and the program's in {published_halvings}"
+    # What the program calls the sizes of its blocks: at 32 px it says 16 of all four.
+    sizes = [resolution >> min(block + 1, halvings if resolution > 32 else 1) for block in range(len(widths))]
+    if any(sizes.count(size) != 1 for size in discriminator.config.attention):
+        return (
+            "its attention stands after one of several blocks of a size, and the program's after all of them"
+        )
     return None
 
 

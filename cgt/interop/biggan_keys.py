@@ -70,6 +70,10 @@ SHARED = KeyMap(
 DISCRIMINATOR = KeyMap(layers={**TRUNK_LAYERS, "embed": "embedding"}, tensors=TRUNK_TENSORS)
 TRANSFERRED_DISCRIMINATOR = KeyMap(layers={**TRUNK_LAYERS, "new_embed": "embedding"}, tensors=TRUNK_TENSORS)
 
+OUTPUT_VARIANCE = "output_layer.0.stored_var"
+OUTPUT_EPS = 1e-5
+"""What the original's output norm adds to the variance, whatever its option for the other norms (BN_eps) says."""
+
 LOGS = re.compile(r"\.sv\d+$|\.u[1-9]\d*$")
 """Singular values, and the vectors of all but the largest: the original computes with neither."""
 NORM_COUNTERS = (".bn.accumulation_counter", ".bn.num_batches_tracked")

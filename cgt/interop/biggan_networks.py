@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.interop.biggan_keys import LOGS, NORM_COUNTERS, PER_LAYER, SHARED, KeyMap
+from cgt.interop.biggan_keys import LOGS, NORM_COUNTERS, OUTPUT_EPS, PER_LAYER, SHARED, KeyMap
 from cgt.interop.weights import Weights
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
@@ -82,7 +82,6 @@ def generator_shape(found: Weights, trained: Mapping[str, Any]) -> GeneratorShap
             attention=tuple(bottom << (i + 1) for i in _attention(found)),
             # By default those of the ImageNet and of the CIFAR recipe.
             init=inits.get(trained.get("G_init"), "orthogonal" if shared_dim else "normal"),
-            # The original's output norm has 1e-5 whatever BN_eps says, as all norms of its recipes have.
             bn_eps=eps if isinstance(eps, float) else 1e-5,
         )
     return GeneratorShape(config, resolution, count)
@@ -100,6 +99,8 @@ def filled_generator(
         generator = Generator(shape.config, shape.resolution, classes)
     keys = SHARED if shape.config.shared_dim else PER_LAYER
     unused = found.fill(generator, keys.theirs(len(generator.blocks)), needless=LOGS)
+    # All norms of ours have one epsilon: what the output norm's differs by becomes a part of its variance.
+    generator.last_bank.site_statistics()[-1].var += OUTPUT_EPS - shape.config.bn_eps
     return generator.eval(), unused
 
 
