@@ -165,13 +165,11 @@ def _fault_of_discriminator(discriminator: Discriminator | None, generator: Gene
         return "the discriminator does not look at classes"
     resolution = discriminator.resolution
     widths, halvings = discriminator.config.layout(resolution)
-    published, published_halvings = (
-        ((), 0) if resolution == 512 else DISCRIMINATOR_LAYOUTS.get(resolution, ((), 0))
-    )
+    published, halved = ((), 0) if resolution == 512 else DISCRIMINATOR_LAYOUTS.get(resolution, ((), 0))
     if not _multiplier(widths, published):
         return f"of the discriminator, {_of_other_widths(widths, published, resolution)}"
-    if halvings != published_halvings:
-        return f"the discriminator halves the size in {halvings} blocks, and the program's in {published_halvings}"
+    if halvings != halved:
+        return f"the discriminator halves the size in {halvings} blocks, and the program's in {halved}"
     # What the program calls the sizes of its blocks: at 32 px it says 16 of all four.
     sizes = [resolution >> min(block + 1, halvings if resolution > 32 else 1) for block in range(len(widths))]
     if any(sizes.count(size) != 1 for size in discriminator.config.attention):

@@ -72,7 +72,7 @@ TRANSFERRED_DISCRIMINATOR = KeyMap(layers={**TRUNK_LAYERS, "new_embed": "embeddi
 
 OUTPUT_VARIANCE = "output_layer.0.stored_var"
 OUTPUT_EPS = 1e-5
-"""What the original's output norm adds to the variance, whatever its option for the other norms (BN_eps) says."""
+"""What the original's output norm adds to the variance, whatever BN_eps says, the option of the other norms."""
 
 LOGS = re.compile(r"\.sv\d+$|\.u[1-9]\d*$")
 """Singular values, and the vectors of all but the largest: the original computes with neither."""

@@ -1,6 +1,10 @@
 """`cgt convert` from the command line: what it writes, prints and refuses."""
 
 import json
+import os
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,8 @@ import pytest
 from cgt.cli import main
 from cgt.models.folder import load_generator
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.fixture
@@ -121,3 +126,44 @@ def test_an_unreadable_checkpoint_leaves_the_old_output_even_with_overwrite(
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     assert main(["convert", "biggan-pytorch", str(tmp_path / "broken.pth"), str(out), "--overwrite"]) == 2
     assert (out / "generator.safetensors").read_bytes() == before
+
+
+def test_a_transfer_is_shown_with_what_became_of_the_old_classes(tmp_path: Path, capsys) -> None:
+    source = str(GOLDEN / "biggan_pytorch_cifar32")
+    words = ["convert", "cgantransfer", str(GOLDEN / "cgantransfer_cifar32"), str(tmp_path / "model")]
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "9: old_000, old_001, old_002, ..." in shown
+    assert "old classes what this checkpoint holds of them, not the source's" in shown
+    assert main([*words, "--source", source, "--overwrite", "--classes", "a,b,c,d,e,f,x,y,z"]) == 0
+    assert "old classes the source's own bank. Its pictures differ by up to" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert load_generator(tmp_path / "model").classes == list("abcdefxyz")
+    assert "source's own bank" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_an_input_is_not_overwritten(tmp_path: Path, capsys) -> None:
+    model = tmp_path / "model"
+    assert main(["convert", "biggan-pytorch", str(GOLDEN / "biggan_pytorch_cifar32"), str(model)]) == 0
+    words = ["convert", "cgantransfer", str(GOLDEN / "cgantransfer_cifar32"), str(model), "--overwrite"]
+    assert main([*words, "--source", str(model / "config.json")]) == 2
+    assert "which the command reads" in capsys.readouterr().err
+
+
+def test_the_script_of_the_checkout_converts_where_cgt_is_not_installed(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    script = str(ROOT / "tools" / "convert_checkpoint.py")
+    result = subprocess.run(
+        [sys.executable, "-S", script, "biggan-pytorch", checkpoint, str(tmp_path / "out")],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PYTHONPATH": sysconfig.get_path("purelib")},  # without its .pth, and so without cgt
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "24,803 parameters" in result.stdout
+    assert (tmp_path / "out" / "generator.safetensors").is_file()
