@@ -21,17 +21,24 @@ from cgt.export.base import Model, Options, Written
 from cgt.export.parity import measure
 from cgt.files import FolderKind
 from cgt.interop import biggan_pytorch as way_in
-from cgt.interop.biggan_keys import DISCRIMINATOR, OUTPUT_EPS, OUTPUT_VARIANCE, PER_LAYER, SHARED
+from cgt.interop.biggan_keys import (
+    DEEP_DISCRIMINATOR,
+    DISCRIMINATOR,
+    OUTPUT_EPS,
+    OUTPUT_VARIANCE,
+    PER_LAYER,
+)
+from cgt.interop.biggan_networks import generator_keys
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.layers import SpectralNormalised
-from cgt.models.layouts import DISCRIMINATOR_LAYOUTS, GENERATOR_LAYOUTS
+from cgt.models.layouts import GENERATOR_LAYOUTS, published_discriminator, published_generator
 
 OPTIONS: frozenset[str] = frozenset()
 KIND = FolderKind("a BigGAN-PyTorch checkpoint", ("G_ema.pth", "state_dict.pth"), ("D.pth", "README.md"))
 PROGRAM = """
 import torch
-from BigGAN import Generator  # of a checkout of github.com/ajbrock/BigGAN-PyTorch
+from {module} import Generator  # of a checkout of github.com/ajbrock/BigGAN-PyTorch
 
 options = torch.load("state_dict.pth")["config"]
 generator = Generator(**options, no_optim=True)
@@ -65,7 +72,7 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         "Raw weights and the vectors of spectral norm are there, so that it can be trained on; optimisers "
         "begin anew.",
         needs="torch and BigGAN-PyTorch",
-        program=PROGRAM,
+        program=PROGRAM.format(module=_module(model.generator)),
         classes=tuple(model.generator.classes),
         parity=parity,
         notes={"D.pth": f"left out: {missing}"} if missing else {},
@@ -89,15 +96,16 @@ def checkpoint(
     missing = _fault_of_discriminator(discriminator, generator)
     if missing:
         discriminator = None
-    keys = (SHARED if _is_embedding(generator) else PER_LAYER).theirs(len(generator.blocks))
-    weights = _as_theirs(generator, keys)
+    keys = generator_keys(generator.config) if _is_embedding(generator) else PER_LAYER
+    weights = _as_theirs(generator, keys.theirs(len(generator.blocks)))
     weights[OUTPUT_VARIANCE] += generator.config.bn_eps - OUTPUT_EPS
     files: dict[str, dict[str, Any]] = {
         "G_ema.pth": weights,
         "state_dict.pth": {**BEGINNING, "config": built_with(generator, discriminator)},
     }
     if discriminator is not None:
-        files["D.pth"] = _as_theirs(discriminator, DISCRIMINATOR.theirs(len(discriminator.blocks)))
+        keys = DEEP_DISCRIMINATOR if discriminator.config.deep else DISCRIMINATOR
+        files["D.pth"] = _as_theirs(discriminator, keys.theirs(len(discriminator.blocks)))
     return files, missing
 
 
@@ -106,11 +114,11 @@ def built_with(generator: Generator, discriminator: Discriminator | None) -> dic
     config, resolution = generator.config, generator.resolution
     shared = _is_embedding(generator)
     values: dict[str, Any] = {
-        "model": "BigGAN",
+        "model": _module(generator),
         "resolution": resolution,
         "n_classes": len(generator.classes),
         "dim_z": config.dim_z,
-        "G_ch": _multiplier(config.widths(resolution), GENERATOR_LAYOUTS[resolution]),
+        "G_ch": _multiplier(config.widths(resolution), published_generator(resolution, deep=config.deep)),
         "G_attn": _sizes(config.attention),
         "G_shared": shared,
         "shared_dim": config.shared_dim if shared else 0,
@@ -122,7 +130,9 @@ def built_with(generator: Generator, discriminator: Discriminator | None) -> dic
     if discriminator is not None:
         widths, _ = discriminator.config.layout(resolution)
         values |= {
-            "D_ch": _multiplier(widths, DISCRIMINATOR_LAYOUTS[resolution][0]),
+            "D_ch": _multiplier(
+                widths, published_discriminator(resolution, deep=discriminator.config.deep)[0]
+            ),
             "D_attn": _sizes(discriminator.config.attention),
             "D_init": INITS[discriminator.config.init],
         }
@@ -145,9 +155,17 @@ def _faults(generator: Generator) -> list[str]:
             "its classes are plain tables beside a hierarchical z, as a transfer leaves them; the program "
             "makes such classes of a shared embedding: of this model, the source's bank can go back"
         )
-    widths = generator.config.widths(resolution)
-    if not _multiplier(widths, GENERATOR_LAYOUTS.get(resolution, ())):
-        faults.append(_of_other_widths(widths, GENERATOR_LAYOUTS.get(resolution, ()), resolution))
+    widths, deep = generator.config.widths(resolution), generator.config.deep
+    published: tuple[int, ...] = ()
+    if resolution in GENERATOR_LAYOUTS and (resolution < 512 or not deep):
+        published = published_generator(resolution, deep=deep)
+    if not _multiplier(widths, published):
+        faults.append(_of_other_widths(widths, published, resolution))
+    if generator.levelled:
+        faults.append(
+            "its batch-norm statistics go by truncation, where the program has running averages: there is no "
+            "way round"
+        )
     if any(layer.u is None for layer in _normalised(generator).values()):
         faults.append(
             "its spectral norms are folded into the weights: export the model that it was folded from"
@@ -164,14 +182,21 @@ def _fault_of_discriminator(discriminator: Discriminator | None, generator: Gene
     if not discriminator.config.projection:
         return "the discriminator does not look at classes"
     resolution = discriminator.resolution
+    deep = discriminator.config.deep
+    if deep != generator.config.deep:
+        return "of discriminator and generator one is of BigGAN-deep"
     widths, halvings = discriminator.config.layout(resolution)
-    published, halved = ((), 0) if resolution == 512 else DISCRIMINATOR_LAYOUTS.get(resolution, ((), 0))
+    published: tuple[int, ...] = ()
+    halved = 0
+    if resolution in GENERATOR_LAYOUTS and resolution < 512:
+        published, halved = published_discriminator(resolution, deep=deep)
     if not _multiplier(widths, published):
         return f"of the discriminator, {_of_other_widths(widths, published, resolution)}"
     if halvings != halved:
         return f"the discriminator halves the size in {halvings} blocks, and the program's in {halved}"
-    # What the program calls the sizes of its blocks: at 32 px it says 16 of all four.
-    sizes = [resolution >> min(block + 1, halvings if resolution > 32 else 1) for block in range(len(widths))]
+    # What the program calls the sizes of its blocks, or pairs of blocks: at 32 px it says 16 of all.
+    blocks = len(widths) // 2 if deep else len(widths)
+    sizes = [resolution >> min(block + 1, halvings if resolution > 32 else 1) for block in range(blocks)]
     if any(sizes.count(size) != 1 for size in discriminator.config.attention):
         return (
             "its attention stands after one of several blocks of a size, and the program's after all of them"
@@ -188,6 +213,11 @@ def _multiplier(widths: Sequence[int], published: Sequence[int]) -> int:
     """The `ch` that makes these widths of the published ones; 0 where there is none."""
     ch = widths[-1] // published[-1] if published else 0
     return ch if tuple(widths) == tuple(ch * unit for unit in published) else 0
+
+
+def _module(generator: Generator) -> str:
+    """The program's module for the networks."""
+    return "BigGANdeep" if generator.config.deep else "BigGAN"
 
 
 def _is_embedding(generator: Generator) -> bool:

@@ -9,11 +9,17 @@ from typing import NamedTuple
 
 
 class KeyMap(NamedTuple):
-    """Their names -> ours; {i} is the block, {first} and {second} its two sites, {last} the output norm."""
+    """Their names -> ours.
+
+    {i} is the block, {first}, {second} and so on are its sites, {last} is the output norm; {pair} and {place}
+    are the block's where they count pairs of blocks.
+    """
 
     layers: Mapping[str, str]
     """Spectrally normalised layers: each name stands for the tensors of NORMALISED_LAYER."""
     tensors: Mapping[str, str]
+    sites: int = 2
+    """Of a block."""
 
     def theirs(self, blocks: int) -> dict[str, str]:
         """Our tensor names -> theirs for so many blocks, among them names that a network may lack."""
@@ -22,11 +28,14 @@ class KeyMap(NamedTuple):
             rows.update(
                 {theirs + ending: ours + our_ending for ending, our_ending in NORMALISED_LAYER.items()}
             )
-        return {
-            ours.format(i=i, first=2 * i, second=2 * i + 1, last=2 * blocks): theirs.format(i=i)
-            for i in range(blocks)
-            for theirs, ours in rows.items()
-        }
+        names = {}
+        for i in range(blocks):
+            places = {
+                site: self.sites * i + k for k, site in enumerate(("first", "second", "third", "fourth"))
+            }
+            places |= {"i": i, "last": self.sites * blocks, "pair": i // 2, "place": i % 2}
+            names |= {ours.format(**places): theirs.format(**places) for theirs, ours in rows.items()}
+        return names
 
 
 NORMALISED_LAYER = {".weight": ".weight", ".u0": ".u", ".bias": ".bias"}
@@ -68,11 +77,55 @@ SHARED = KeyMap(
     tensors={**GENERATOR_TENSORS, "shared.weight": "banks.0.embedding.weight"},
 )
 DISCRIMINATOR = KeyMap(layers={**TRUNK_LAYERS, "embed": "embedding"}, tensors=TRUNK_TENSORS)
+
+DEEP_CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4")
+DEEP_NORMS = (("bn1", "first"), ("bn2", "second"), ("bn3", "third"), ("bn4", "fourth"))
+DEEP = KeyMap(
+    layers={
+        **{f"blocks.{{i}}.0.{conv}": f"blocks.{{i}}.{conv}" for conv in DEEP_CONVOLUTIONS},
+        **{key: ours for key, ours in TRUNK_LAYERS.items() if key.startswith("blocks.{i}.1.")},
+        **{f"blocks.{{i}}.0.{norm}.gain": f"banks.0.scale.{{{site}}}" for norm, site in DEEP_NORMS},
+        **{f"blocks.{{i}}.0.{norm}.bias": f"banks.0.shift.{{{site}}}" for norm, site in DEEP_NORMS},
+        "output_layer.2": "to_rgb",
+    },
+    tensors={
+        **{key: ours for key, ours in GENERATOR_TENSORS.items() if ".bn" not in key},
+        **{
+            f"blocks.{{i}}.0.{norm}.stored_{theirs}": f"banks.0.statistics.{{{site}}}.{theirs}"
+            for norm, site in DEEP_NORMS
+            for theirs in ("mean", "var")
+        },
+        "shared.weight": "banks.0.embedding.weight",
+        "linear.weight": "banks.0.first.0.weight",
+        "linear.u0": "banks.0.first.0.u",
+        "linear.bias": "linear.bias",
+    },
+    sites=4,
+)
+"""Of BigGAN-deep, whose first layer is a site of the bank."""
+DEEP_DISCRIMINATOR = KeyMap(
+    layers={
+        "input_conv": "stem",
+        **{
+            f"blocks.{{pair}}.{{place}}.{theirs}": f"blocks.{{i}}.{ours}"
+            for theirs, ours in (*((conv, conv) for conv in DEEP_CONVOLUTIONS), ("conv_sc", "shortcut"))
+        },
+        **{
+            key.replace("{i}.1", "{pair}.2"): ours
+            for key, ours in TRUNK_LAYERS.items()
+            if key.startswith("blocks.{i}.1.")
+        },
+        "linear": "linear",
+        "embed": "embedding",
+    },
+    tensors={"blocks.{pair}.2.gamma": "attention.{i}.gain"},
+)
+
 TRANSFERRED_DISCRIMINATOR = KeyMap(layers={**TRUNK_LAYERS, "new_embed": "embedding"}, tensors=TRUNK_TENSORS)
 
 OUTPUT_VARIANCE = "output_layer.0.stored_var"
 OUTPUT_EPS = 1e-5
-"""What the original's output norm adds to the variance, whatever BN_eps says, the option of the other norms."""
+"""What the original's output norm adds to the variance; BN_eps is an option of its other norms alone."""
 
 LOGS = re.compile(r"\.sv\d+$|\.u[1-9]\d*$")
 """Singular values, and the vectors of all but the largest: the original computes with neither."""

@@ -3,24 +3,33 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.interop.biggan_keys import LOGS, NORM_COUNTERS, OUTPUT_EPS, PER_LAYER, SHARED, KeyMap
+from cgt.interop.biggan_keys import DEEP, LOGS, NORM_COUNTERS, OUTPUT_EPS, PER_LAYER, SHARED, KeyMap
 from cgt.interop.weights import Weights
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.layouts import (
-    DISCRIMINATOR_LAYOUTS,
     GENERATOR_LAYOUTS,
     DiscriminatorConfig,
     GeneratorConfig,
     Init,
+    published_discriminator,
+    published_generator,
 )
+
+
+class Layout(Protocol):
+    """The published widths for a resolution, in units of `ch`."""
+
+    def __call__(self, resolution: int, *, deep: bool) -> tuple[int, ...]:
+        """From first to last."""
 
 
 class GeneratorShape(NamedTuple):
@@ -47,7 +56,7 @@ def generator_shape(found: Weights, trained: Mapping[str, Any]) -> GeneratorShap
             f"{found.path} was trained with --norm_style {style}, as its state_dict.pth says, and only batch "
             "norm (bn) can be converted: take another checkpoint."
         )
-    blocks = _blocks(found)
+    blocks, deep = _blocks(found), _is_deep(found)
     rows, latent = found.shape("linear.weight", 2)
     first = found.shape("blocks.0.0.conv1.weight", 4)[1]
     bottom = round((rows / first) ** 0.5)
@@ -56,12 +65,13 @@ def generator_shape(found: Weights, trained: Mapping[str, Any]) -> GeneratorShap
             f"{found.path}: 'linear.weight' has {rows} rows, and they must be a square of pixels for each "
             f"of the {first} input channels of 'blocks.0.0.conv1.weight': {found.remedy}."
         )
-    resolution = bottom << blocks
+    resolution = bottom << (blocks // 2 if deep else blocks)
     shared_dim = chunk = 0
     sites = found.shape("blocks.0.0.bn1.gain.weight", 2)
     if "shared.weight" in found.tensors:
         count, shared_dim = found.shape("shared.weight", 2)
         chunk = sites[1] - shared_dim
+        latent -= shared_dim if deep else 0
         if chunk not in (0, latent):
             raise UserError(
                 f"{found.path}: 'blocks.0.0.bn1.gain.weight' has {sites[1]} columns, and it must have the "
@@ -70,21 +80,34 @@ def generator_shape(found: Weights, trained: Mapping[str, Any]) -> GeneratorShap
             )
     else:
         count = sites[0]
-    widths = (first, *(found.shape(f"blocks.{i}.0.conv1.weight", 4)[0] for i in range(blocks)))
+    last = "conv4" if deep else "conv1"
+    widths = (first, *(found.shape(f"blocks.{i}.0.{last}.weight", 4)[0] for i in range(blocks)))
     inits: dict[Any, Init] = {"ortho": "orthogonal", "N02": "normal"}
     eps = trained.get("BN_eps")
     with blaming(found.path):
         config = GeneratorConfig(
-            **_widths(GENERATOR_LAYOUTS.get(resolution, ()), widths),
-            dim_z=latent * (blocks + 1) if chunk else latent,
+            deep=deep,
+            **_widths(published_generator, resolution, widths, deep=deep),
+            dim_z=latent * (blocks + 1) if chunk and not deep else latent,
             shared_dim=shared_dim,
             hierarchical=chunk > 0,
-            attention=tuple(bottom << (i + 1) for i in _attention(found)),
+            attention=tuple(
+                bottom << ((i + 1) // 2 if deep else i + 1)
+                for i in range(blocks)
+                if f"blocks.{i}.1.theta.weight" in found.tensors
+            ),
             # By default those of the ImageNet and of the CIFAR recipe.
             init=inits.get(trained.get("G_init"), "orthogonal" if shared_dim else "normal"),
             bn_eps=eps if isinstance(eps, float) else 1e-5,
         )
     return GeneratorShape(config, resolution, count)
+
+
+def generator_keys(config: GeneratorConfig) -> KeyMap:
+    """The names of a generator with one bank of its own kind."""
+    if config.deep:
+        return DEEP
+    return SHARED if config.shared_dim else PER_LAYER
 
 
 def filled_generator(
@@ -97,7 +120,7 @@ def filled_generator(
     """
     with blaming(found.path):
         generator = Generator(shape.config, shape.resolution, classes)
-    keys = SHARED if shape.config.shared_dim else PER_LAYER
+    keys = generator_keys(shape.config)
     unused = found.fill(generator, keys.theirs(len(generator.blocks)), needless=LOGS)
     # All norms of ours have one epsilon: what the output norm's differs by becomes a part of its variance.
     generator.last_bank.site_statistics()[-1].var += OUTPUT_EPS - shape.config.bn_eps
@@ -129,7 +152,7 @@ def filled_discriminator(
     with blaming(found.path):
         config = _discriminator_config(found, like)
         discriminator = Discriminator(config, like.resolution, classes)
-    unused = found.fill(discriminator, keys.theirs(_blocks(found)), needless=LOGS)
+    unused = found.fill(discriminator, keys.theirs(len(discriminator.blocks)), needless=LOGS)
     return discriminator.eval(), unused
 
 
@@ -163,31 +186,53 @@ def plain_statistics(stored: Mapping[str, Tensor], path: Path) -> tuple[dict[str
 
 
 def _blocks(found: Weights) -> int:
-    """How many blocks there are."""
+    """How many blocks there are, or of BigGAN-deep's discriminator pairs of blocks."""
     found.shape("blocks.0.0.conv1.weight", 4)
     return len({key.split(".")[1] for key in found.tensors if key.startswith("blocks.")})
 
 
-def _attention(found: Weights) -> list[int]:
-    """The blocks that attention follows."""
-    return [i for i in range(_blocks(found)) if f"blocks.{i}.1.theta.weight" in found.tensors]
+def _is_deep(found: Weights) -> bool:
+    """Whether the blocks are BigGAN-deep's, which have four convolutions."""
+    return "blocks.0.0.conv4.weight" in found.tensors
 
 
 def _discriminator_config(found: Weights, like: GeneratorShape) -> DiscriminatorConfig:
-    blocks = _blocks(found)
-    widths = tuple(found.shape(f"blocks.{i}.0.conv1.weight", 4)[0] for i in range(blocks))
-    published, halvings = DISCRIMINATOR_LAYOUTS.get(like.resolution, ((), 0))
-    layout = _widths(published, widths)
-    if "channels" in layout:
-        halvings = blocks - 1
-    attention = tuple(like.resolution >> min(i + 1, halvings) for i in _attention(found))
-    return DiscriminatorConfig(**layout, attention=attention, init=like.config.init)
+    blocks, deep = _blocks(found), _is_deep(found)
+    if deep:
+        stem = found.shape("input_conv.weight", 4)[0]
+        names = [f"blocks.{pair}.{place}.conv4.weight" for pair in range(blocks) for place in range(2)]
+        widths: tuple[int, ...] = (stem, *(found.shape(name, 4)[0] for name in names))
+    else:
+        widths = tuple(found.shape(f"blocks.{i}.0.conv1.weight", 4)[0] for i in range(blocks))
+    config = DiscriminatorConfig(
+        deep=deep,
+        **_widths(_discriminator_layout, like.resolution, widths, deep=deep),
+        init=like.config.init,
+    )
+    _, halvings = config.layout(like.resolution)
+    attention = "2" if deep else "1"
+    return replace(
+        config,
+        attention=tuple(
+            like.resolution >> min(i + 1, halvings)
+            for i in range(blocks)
+            if f"blocks.{i}.{attention}.theta.weight" in found.tensors
+        ),
+    )
 
 
-def _widths(published: Sequence[int], widths: tuple[int, ...]) -> dict[str, Any]:
+def _discriminator_layout(resolution: int, *, deep: bool) -> tuple[int, ...]:
+    return published_discriminator(resolution, deep=deep)[0]
+
+
+def _widths(layout: Layout, resolution: int, widths: tuple[int, ...], *, deep: bool) -> dict[str, Any]:
     """The option for these widths: `ch` where they are multiples of the published ones, else `channels`."""
-    ch = widths[-1] // published[-1] if published else 0
-    return {"ch": ch} if widths == tuple(ch * unit for unit in published) else {"channels": widths}
+    if resolution in GENERATOR_LAYOUTS:
+        published = layout(resolution, deep=deep)
+        ch = widths[-1] // published[-1]
+        if widths == tuple(ch * unit for unit in published):
+            return {"ch": ch}
+    return {"channels": widths}
 
 
 @contextlib.contextmanager

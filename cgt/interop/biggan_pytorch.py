@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from cgt.interop.biggan_files import find_files
-from cgt.interop.biggan_keys import DISCRIMINATOR
+from cgt.interop.biggan_keys import DEEP_DISCRIMINATOR, DISCRIMINATOR
 from cgt.interop.biggan_networks import (
     filled_discriminator,
     filled_generator,
@@ -68,7 +68,8 @@ def convert(
         stored = read_tensors(save.discriminator)
         remedy = _remedy(stored, "discriminator")
         found = Weights(save.discriminator, stored, "BigGAN-PyTorch discriminator", remedy)
-        discriminator, without_use = filled_discriminator(found, DISCRIMINATOR, shape, names)
+        keys = DEEP_DISCRIMINATOR if shape.config.deep else DISCRIMINATOR
+        discriminator, without_use = filled_discriminator(found, keys, shape, names)
         unused += without_use
     return generator, discriminator, save.provenance(FORMAT) | {"unused_keys": _sorted(unused)}
 

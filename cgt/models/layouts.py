@@ -92,10 +92,7 @@ class GeneratorConfig:
         """Channels from the first linear layer to the last block."""
         if self.channels is not None:
             return self.channels
-        widths = tuple(self.ch * width for width in _layout(GENERATOR_LAYOUTS, resolution))
-        if not self.deep:
-            return widths
-        return (*(width for width in widths[:-1] for _ in range(2)), widths[-1])
+        return tuple(self.ch * width for width in published_generator(resolution, deep=self.deep))
 
     def doublings(self, resolution: int) -> int:
         """How many blocks double the size."""
@@ -155,11 +152,28 @@ class DiscriminatorConfig:
         """
         if self.channels is not None:
             return self.channels, (len(self.channels) - 1) // (2 if self.deep else 1)
-        widths, halvings = _layout(DISCRIMINATOR_LAYOUTS, resolution)
-        widths = tuple(self.ch * width for width in widths)
-        if not self.deep:
-            return widths, halvings
-        return (widths[0], *(width for width in widths[1:] for _ in range(2))), halvings
+        widths, halvings = published_discriminator(resolution, deep=self.deep)
+        return tuple(self.ch * width for width in widths), halvings
+
+
+def published_generator(resolution: int, *, deep: bool) -> tuple[int, ...]:
+    """Widths in units of `ch`, from the first linear layer to the last block.
+
+    Raises:
+        ValueError: there is no published layout for the resolution.
+    """
+    widths = _layout(GENERATOR_LAYOUTS, resolution)
+    return (*(width for width in widths[:-1] for _ in range(2)), widths[-1]) if deep else widths
+
+
+def published_discriminator(resolution: int, *, deep: bool) -> tuple[tuple[int, ...], int]:
+    """`DiscriminatorConfig.layout`, in units of `ch`.
+
+    Raises:
+        ValueError: there is no published layout for the resolution.
+    """
+    widths, halvings = _layout(DISCRIMINATOR_LAYOUTS, resolution)
+    return (widths[0], *(width for width in widths[1:] for _ in range(2))) if deep else widths, halvings
 
 
 def _require_at_least(least: int, **values: int) -> None:

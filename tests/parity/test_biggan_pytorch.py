@@ -13,13 +13,11 @@ from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.folder import load_generator, load_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch's switch for oneDNN says so
-
 TOLERANCE = 1e-5
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture(params=["biggan_pytorch_cifar32", "biggan_pytorch_hier64"])
+@pytest.fixture(params=["biggan_pytorch_cifar32", "biggan_pytorch_hier64", "biggan_pytorch_deep64"])
 def checkpoint(request: pytest.FixtureRequest) -> Path:
     return GOLDEN / str(request.param)
 
@@ -61,10 +59,10 @@ def assert_evaluates_as(networks, original: dict[str, Tensor]) -> None:
 
 def assert_trains_as(networks, original: dict[str, Tensor]) -> None:
     generator, _ = pair(networks)
-    # oneDNN rounds differently on every processor, and batch statistics magnify that to nearly the tolerance.
-    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
-        images = generator.train()(original["z"], original["y"])
-    assert difference(images, original["train_images"]) <= TOLERANCE
+    # In float32 every processor rounds differently, and batch statistics magnify that beyond the tolerance.
+    with torch.no_grad():
+        images = generator.train().double()(original["z"].double(), original["y"])
+    assert difference(images.float(), original["train_images"]) <= TOLERANCE
 
 
 def test_converted_networks_evaluate_as_the_original(checkpoint: Path, original: dict[str, Tensor]) -> None:
