@@ -59,7 +59,7 @@ def compiler() -> str:
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        found = shutil.which(get_cppcompiler())
+        found = shutil.which(get_cpp_compiler())
     except (InvalidCxxCompiler, RuntimeError):
         found = None
     if found is None:
