@@ -1,6 +1,6 @@
 """Time of a batch of pictures by what a model can be exported as, with ratios to the model as it was trained.
 
-    python tools/bench/export.py [--resolution 32|128] [--batch N ...] [--turns N] [--threads N] [--only ROW ...]
+    python tools/bench/export.py [--resolution 32|128] [--batch N ...] [--turns N] [--only ROW ...]
 
 32 px: ch 64, per-layer tables; 128 px: ch 96, a shared embedding, hierarchical z and attention at 64 px; 1000
 classes each, of random weights. "Unfolded" is the generator as a training run saves it, in eval mode, whose
