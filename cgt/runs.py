@@ -182,24 +182,20 @@ class RunFolder:
         with explained(self.path), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def forget_after(self, step: int) -> list[dict[str, Any]]:
-        """Drop the records of steps after `step`, which a resumed run makes again, and return them.
+    def forget_after(self, step: int) -> None:
+        """Drop the records of steps after `step`, which a resumed run makes again.
 
         A half-written last line goes too.
         """
         path = self.path / "metrics.jsonl"
         if not path.is_file():
-            return []
-        kept, dropped = [], []
+            return
+        kept = []
         for line in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                record = json.loads(line)
-                if record["step"] <= step:
+                if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-                else:
-                    dropped.append(record)
         write_text(path, "".join(kept))
-        return dropped
 
 
 def versions() -> dict[str, Any]:

@@ -81,16 +81,15 @@ def train(
     config, world = trainer.config, trainer.world
     checkpoints = Checkpoints(run.path, config.checkpoint, world)
     best, first, due = Best(), 0, False
-    again: list[dict[str, Any]] = []
     if resume:
         if state := checkpoints.load():
             trainer.load_state_dict(state)
             first, best, due = state["step"], Best(**state["best"]), state["due"]
         if world.is_main:
-            again = run.forget_after(first)
+            run.forget_after(first)
     with world.together():
         configs = config.trackers if world.is_main else ()
-        trackers = start_trackers(configs, run.path, options_of(config), again)
+        trackers = start_trackers(configs, run.path, options_of(config))
     aside = world.aside()
     with (
         contextlib.closing(trackers),
@@ -170,10 +169,8 @@ class _Journal:
     def show(self, generator: Generator, step: int, seed: int) -> None:
         """Keep a grid of what the generator makes."""
         picture = self.run.path / "samples" / f"{step:08d}.png"
-        made_before = picture.exists()
         write_grid(picture, generator, seed)
-        if not made_before:
-            self.trackers.show(picture, step)
+        self.trackers.show(picture, step)
 
 
 @dataclass(frozen=True)

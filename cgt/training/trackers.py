@@ -4,17 +4,17 @@ RUN/metrics.jsonl is written whatever there is here; trackers are given the same
 grids.
 """
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import accelerate.tracking as tracking
 import numpy as np
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from cgt.catalog import did_you_mean
 from cgt.config import Section
@@ -25,7 +25,7 @@ from cgt.progress import stderr_console
 FOLDER = "trackers"
 """In the run folder: for trackers that keep files."""
 RUNS = "runs.json"
-"""There: what the services call the run, by tracker, so that a resumed run goes on with it."""
+"""There: a `TrackerState` for each tracker, so that a resumed run goes on with it."""
 PICTURES = "samples"
 """What trackers call the grids."""
 EXTRAS = ("tensorboard", "wandb", "mlflow")
@@ -81,54 +81,71 @@ def check_trackers(configs: Sequence[TrackerConfig]) -> None:
             )
 
 
+@dataclass
+class TrackerState:
+    """What is known of a tracker when its run is resumed."""
+
+    id: str | None = None
+    """What the service calls the run, where that is what brings it back."""
+    last: dict[str, int] = field(default_factory=dict)
+    """The last step that it was given, by what it was given: steps up to that are not logged again."""
+
+
+STATES = TypeAdapter(dict[str, TrackerState])
+
+
 class Trackers:
     """The trackers of a run, on rank 0; the other ranks have none.
 
     A tracker that fails later than at its start is left out from then on, and the run goes on.
     """
 
-    def __init__(self, trackers: Sequence[Any] = (), known: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, run: Path, trackers: Sequence[Any], states: Mapping[str, TrackerState]) -> None:
         """Hold trackers that are started.
 
         Args:
+            run: its folder.
             trackers: accelerate's.
-            known: records that they have from before the run was resumed: what is made again is not logged
-                again.
+            states: of these trackers and of those that the run had before, by name.
         """
+        self._run = run
         self._trackers = list(trackers)
-        self._known = {(record["step"], name) for record in known for name in record}
+        self._states = dict(states)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Give the numbers of a record of metrics.jsonl to all trackers."""
-        step = record["step"]
         values = {
             name: value
             for name, value in record.items()
-            if name != "step"
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and (step, name) not in self._known
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
         }
-        if values:
-            for tracker in self._each():
-                with self._surviving(tracker):
-                    tracker.log(values, step=step)
+        self._give(values, record["step"], lambda tracker, new: tracker.log(new, step=record["step"]))
 
     def show(self, picture: Path, step: int) -> None:
         """Give a picture, a PNG in the run folder, to all trackers that take pictures."""
-        for tracker in self._each():
-            with self._surviving(tracker):
-                _show(tracker, picture, step)
+        self._give({PICTURES: picture}, step, lambda tracker, new: _show(tracker, new[PICTURES], step))
 
     def close(self) -> None:
         """Let all trackers write what they still have."""
-        for tracker in self._each():
+        for tracker in list(self._trackers):
             with self._surviving(tracker):
                 tracker.finish()
         self._trackers = []
 
-    def _each(self) -> list[Any]:
-        return list(self._trackers)
+    def _give(
+        self, values: Mapping[str, Any], step: int, give: Callable[[Any, dict[str, Any]], None]
+    ) -> None:
+        """Give each tracker what it was not given before the run was resumed, and note that it has it."""
+        for tracker in list(self._trackers):
+            last = self._states[tracker.name].last
+            new = {name: value for name, value in values.items() if last.get(name, -1) < step}
+            if new:
+                with self._surviving(tracker):
+                    give(tracker, new)
+                    last.update(dict.fromkeys(new, step))
+        # Noted after it is given: a run that is killed in between gives it twice, and never not at all.
+        if self._trackers:
+            _write_states(self._run, self._states)
 
     @contextmanager
     def _surviving(self, tracker: Any) -> Iterator[None]:
@@ -143,10 +160,7 @@ class Trackers:
 
 
 def start_trackers(
-    configs: Sequence[TrackerConfig],
-    run: Path,
-    options: Mapping[str, bool | int | float | str],
-    known: Sequence[Mapping[str, Any]] = (),
+    configs: Sequence[TrackerConfig], run: Path, options: Mapping[str, bool | int | float | str]
 ) -> Trackers:
     """Start the trackers of the run in the folder `run`, or have them go on with it.
 
@@ -154,31 +168,30 @@ def start_trackers(
         configs: which; `check_trackers` found nothing missing.
         run: its name is the run's.
         options: the config, flat, as most trackers want it.
-        known: records that are in the trackers already, of steps that are made again.
 
     Raises:
         RunError: one can't be started.
     """
-    before = _read_runs(run)
+    states = _read_states(run)
     started: list[Any] = []
-    runs: dict[str, str | None] = {}
     for config in configs:
         kind = tracking.LOGGER_TYPE_TO_CLASS[config.name]
+        before = states.get(config.name)
         try:
             tracker = kind(*_place(kind, config, run), **{**_named(config, run, before), **config.options})
             tracker.start()
             started.append(tracker)
-            if config.name not in before:  # else the service, or the folder, has it
+            if before is None:  # else the service, or the folder, has it
                 tracker.store_init_configuration(dict(options))
         except Exception as error:
-            Trackers(started).close()
+            Trackers(run, started, states).close()
             raise RunError(
                 f"the tracker {config.name} could not be started ({type(error).__name__}: {error}): see its "
                 "options and whether you are logged in, or leave it out; --resume goes on with the run."
             ) from error
-        runs[config.name] = _identity(tracker)
-        write_json(run / FOLDER / RUNS, {**before, **runs})
-    return Trackers(started, known)
+        states[config.name] = TrackerState(id=_identity(tracker), last=before.last if before else {})
+        _write_states(run, states)
+    return Trackers(run, started, states)
 
 
 def _place(kind: type[Any], config: TrackerConfig, run: Path) -> tuple[str, ...]:
@@ -188,9 +201,9 @@ def _place(kind: type[Any], config: TrackerConfig, run: Path) -> tuple[str, ...]
     return (config.project,)
 
 
-def _named(config: TrackerConfig, run: Path, before: Mapping[str, str | None]) -> dict[str, Any]:
+def _named(config: TrackerConfig, run: Path, before: TrackerState | None) -> dict[str, Any]:
     """The options by which a service calls the run what it is called here, and finds it again."""
-    identity = before.get(config.name)
+    identity = before.id if before else None
     name = run.absolute().name
     if config.name == "wandb":
         return {"name": name, "dir": str(run / FOLDER), "id": identity, "resume": "allow"}
@@ -236,9 +249,13 @@ def _show(tracker: Any, picture: Path, step: int) -> None:
         tracker.log_images({PICTURES: [x_HW3]}, step=step)
 
 
-def _read_runs(run: Path) -> dict[str, str | None]:
+def _read_states(run: Path) -> dict[str, TrackerState]:
+    """By tracker; none where they can't be read, so that all begin anew."""
     try:
-        found = json.loads((run / FOLDER / RUNS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return STATES.validate_json((run / FOLDER / RUNS).read_bytes())
+    except (OSError, ValidationError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _write_states(run: Path, states: Mapping[str, TrackerState]) -> None:
+    write_json(run / FOLDER / RUNS, STATES.dump_python(dict(states)))

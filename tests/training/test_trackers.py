@@ -138,27 +138,56 @@ def test_an_error_in_training_closes_the_trackers(tmp_path: Path, monkeypatch: p
     assert Fake.told[-1] == ("finish",)
 
 
-def test_a_resumed_run_goes_on_in_its_trackers_without_a_point_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def killed_in(step: int, path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """A run that ends in its step `step`, counted from 0."""
     train_step = loop.train_step
 
-    def dying(trainer: Any, batches: Any, step: int) -> Any:
-        if step == 5:
+    def dying(trainer: Any, batches: Any, now: int) -> Any:
+        if now == step:
             raise KeyboardInterrupt
-        return train_step(trainer, batches, step)
+        return train_step(trainer, batches, now)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", dying)
-        assert isinstance(end_of(tmp_path / "run", trackers=["fake"]), KeyboardInterrupt)
-    assert max(step for step, _ in points()) == 5
-    run(tmp_path / "run", resume=True, trackers=["fake"])
+        assert isinstance(end_of(path, **options), KeyboardInterrupt)
+
+
+def test_a_run_resumed_twice_goes_on_in_its_trackers_without_a_point_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "run"
+    options: dict[str, Any] = {"trackers": ["fake"], "save_every": 7, "eval_every": 2}
+    monkeypatch.setattr(loop.Best, "beaten_by", lambda *_, **__: False)  # no checkpoint before the last
+    killed_in(6, place, monkeypatch, **options)
+    assert max(step for step, _ in points()) == 6
+    killed_in(3, place, monkeypatch, resume=True, **options)
+    assert max(record["step"] for record in records(place)) == 3
+    run(place, resume=True, **options)
     assert len(points()) == len(set(points()))
-    expected = {(record["step"], name) for record in records(tmp_path / "run") for name in record}
+    expected = {(record["step"], name) for record in records(place) for name in record}
     assert set(points()) == {(step, name) for step, name in expected if name != "step"}
     assert [step for step, _ in told("images")] == [2, 4, 6, 7]
     assert len(told("config")) == 1
     assert len({tuple(place) for place in told("start")}) == 1
+
+
+def test_a_tracker_that_joins_when_a_run_goes_on_gets_what_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_in(5, tmp_path / "run", monkeypatch)
+    first = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    run(tmp_path / "run", resume=True, trackers=["fake"])
+    assert sorted({step for step, _ in points()}) == list(range(first + 1, 8))
+    assert [step for step, _ in told("images")] == [step for step in (2, 4, 6, 7) if step > first]
+    assert len(told("config")) == 1
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"fake": "an id"}'])
+def test_a_tracker_of_which_nothing_can_be_read_begins_anew(tmp_path: Path, damage: str) -> None:
+    run(tmp_path / "run", trackers=["fake"])
+    (tmp_path / "run" / "trackers" / "runs.json").write_text(damage, encoding="utf-8")
+    run(tmp_path / "run", trackers=["fake"], resume=True)
+    assert len(told("config")) == 2
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(
@@ -219,16 +248,20 @@ def test_a_missing_package_is_named_with_what_to_install(
         check_trackers([TrackerConfig(name="fake"), TrackerConfig(name="fake")])
 
 
-def test_tensorboard_reads_back_what_was_logged_over_a_resumed_run(
+def test_tensorboard_reads_back_what_was_logged_over_a_run_resumed_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run(tmp_path / "run", trackers=["tensorboard"])
-    run(tmp_path / "run", trackers=["tensorboard"], resume=True)
-    events = accumulator.EventAccumulator(str(tmp_path / "run" / "trackers" / "tensorboard"))
+    place = tmp_path / "run"
+    monkeypatch.setattr(loop.Best, "beaten_by", lambda *_, **__: False)  # no checkpoint before the third
+    killed_in(5, place, monkeypatch, trackers=["tensorboard"])
+    killed_in(4, place, monkeypatch, trackers=["tensorboard"], resume=True)
+    run(place, trackers=["tensorboard"], resume=True)
+    events = accumulator.EventAccumulator(str(place / "trackers" / "tensorboard"))
     events.Reload()
-    losses = {record["step"]: record["score"] for record in records(tmp_path / "run") if "score" in record}
-    scalars = events.Scalars("score")
-    assert {point.step: point.value for point in scalars} == pytest.approx(losses)
-    assert len(scalars) == len(losses)
+    for name in ("score", "loss_generator"):
+        logged = [(record["step"], record[name]) for record in records(place) if name in record]
+        points = [(point.step, point.value) for point in events.Scalars(name)]
+        assert [step for step, _ in points] == [step for step, _ in logged]
+        assert [value for _, value in points] == pytest.approx([value for _, value in logged], rel=1e-6)
     assert [image.step for image in events.Images("samples")] == [2, 4, 6, 7]
