@@ -15,15 +15,12 @@ def in_threads(work: Callable[[T], R], items: Iterable[T], *, threads: int, ahea
     Args:
         work: such as encoding and writing, which let other threads run meanwhile.
         items: made as they are needed, in the caller's thread.
-        threads: how many work; 0 to work in the caller's own, in between.
+        threads: how many work.
         ahead: items that may be made before the result of the oldest is taken: that many are held.
 
     Raises:
         Exception: what `work` or `items` raises; items that no thread has begun are then dropped.
     """
-    if not threads:
-        yield from map(work, items)
-        return
     waiting: collections.deque[Future[R]] = collections.deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgt import catalog
-from cgt.cli.options import LAUNCH, OVERWRITE, PROCESSES, SEED
+from cgt.cli.options import LAUNCH, OVERWRITE, PROCESSES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,7 +59,10 @@ WEIGHTS = Annotated[
         show_default=False,
     ),
 ]
-METRICS = Annotated[str, typer.Option(metavar="A,B", help=f"Any of {METRIC_NAMES}.")]
+METRICS = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help=f"Any of {METRIC_NAMES}. [default: fid,kmmd]", show_default=False),
+]
 IMAGES = Annotated[
     int | None,
     typer.Option(
@@ -67,6 +70,12 @@ IMAGES = Annotated[
         metavar="N",
         help="Pictures to generate. [default: 5000; of a folder of pictures, all]",
         show_default=False,
+    ),
+]
+SEED = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", min=0, help="Seed of the latents that a model is given. [default: 0]", show_default=False
     ),
 ]
 SAVE_STATS = Annotated[
@@ -99,9 +108,9 @@ def evaluate(
     classes: CLASSES = "all",
     features: FEATURES = "inception-tf",
     weights: WEIGHTS = None,
-    metrics: METRICS = "fid,kmmd",
+    metrics: METRICS = None,
     images: IMAGES = None,
-    seed: SEED = 0,
+    seed: SEED = None,
     batch_size: BATCH_SIZE = 64,
     save_stats: SAVE_STATS = None,
     cache: CACHE = True,
@@ -125,32 +134,34 @@ def evaluate(
     from cgt.files import put_json, refuse_existing
     from cgt.metrics.feature_cache import FeatureCache, cache_folder
     from cgt.metrics.features import load_extractor
-    from cgt.metrics.settings import directions
+    from cgt.metrics.settings import EvalConfig, directions
     from cgt.metrics.statistics import open_reference, save_statistics
     from cgt.metrics.suite import Evaluator
-    from cgt.models.biggan import Generator
 
-    if model is None and save_stats is None:
-        raise UserError("name the MODEL to measure or, with --save-stats, a file for the data's statistics.")
+    if model is None:
+        _require_statistics_alone(save_stats, metrics=metrics, images=images, seed=seed, json=json)
     if save_stats is not None and save_stats.suffix != ".safetensors":
         raise UserError(f"--save-stats {save_stats}: statistics are written as FILE.safetensors.")
     to_stdout = json == Path("-")
     for output in (json, save_stats):
         if output not in (None, Path("-")):
             refuse_existing(output, overwrite=overwrite, inputs=(model, data, features, weights))
-    metric_names = [name.strip() for name in metrics.split(",")] if model is not None else []
+    metric_names = EvalConfig().metrics if metrics is None else [name.strip() for name in metrics.split(",")]
+    if model is None:
+        metric_names = ()
     better = directions(metric_names)
     world = launched_world()
     with world.together():
         measured = None if model is None else open_measured(model)
         names = measured.classes(classes) if measured else named(classes)
         made = 0 if measured is None else measured.images(images, names)
+        drawn_by = None if measured is None else measured.seed(seed)
         evaluator = Evaluator(
             open_reference(data, names),
             load_extractor(features, None if weights is None else str(weights), world.device),
             metric_names,
             made,
-            seed,
+            drawn_by or 0,
             batch_size,
             names,
             rank=world.rank,
@@ -158,18 +169,15 @@ def evaluate(
             together=world.together,
             cache=FeatureCache(cache_folder()) if cache else None,
         )
+        if measured is not None:
+            measured.check(evaluator)
     world.agree({"model": measured.digest if measured else "", "data": evaluator.digest})
     with _measuring(world, evaluator) as on_batch:
         if save_stats is not None:
             statistics = evaluator.statistics(on_batch)
             if world.is_main:
                 save_statistics(save_stats, *statistics)
-        if measured is None:
-            scores = {}
-        elif isinstance(measured.it, Generator):
-            scores = evaluator(measured.it.to(world.device), on_batch)
-        else:
-            scores = evaluator.of_pictures(measured.it, on_batch)
+        scores = {} if measured is None else measured.scores(evaluator, on_batch)
     if not world.is_main:
         return
     if save_stats is not None:
@@ -182,13 +190,30 @@ def evaluate(
         "classes": list(evaluator.classes),
         "features": evaluator.extractor.protocol,
         "images": made,
-        "seed": seed,
+        "seed": drawn_by,
         "metrics": scores,
         "better": dict(better),
     }
     Console(stderr=to_stdout).print(_table(result))
     if json is not None:
         put_json(json, result)
+
+
+def _require_statistics_alone(save_stats: Path | None, **of_measuring: object) -> None:
+    """Refuse what means nothing where no model is named.
+
+    Raises:
+        UserError: naming it.
+    """
+    from cgt.errors import UserError
+
+    if save_stats is None:
+        raise UserError("name the MODEL to measure or, with --save-stats, a file for the data's statistics.")
+    if given := [f"--{name}" for name, value in of_measuring.items() if value is not None]:
+        raise UserError(
+            f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} about a model's pictures, and there is "
+            "no MODEL: name one, or leave out all but what --save-stats needs."
+        )
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What `cgt eval` measures: a generator, or pictures that are there already."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +12,13 @@ from cgt.data.manifest import FILE as MANIFEST
 from cgt.data.selection import choose, class_names
 from cgt.errors import UserError
 from cgt.files import sha256
+from cgt.metrics.settings import EvalConfig
 from cgt.models.biggan import Generator
 from cgt.models.folder import find_model, load_generator
 from cgt.runs import CONFIG
 
 if TYPE_CHECKING:
-    from cgt.metrics.suite import PictureSet
-
-GENERATED = 5000
-"""Pictures that a generator makes, if nobody says."""
+    from cgt.metrics.suite import Evaluator, PictureSet
 
 
 def named(choice: str) -> tuple[str, ...] | None:
@@ -62,7 +60,7 @@ class Measured:
             UserError: a number for pictures that are there already.
         """
         if isinstance(self.it, Generator):
-            return wanted or GENERATED
+            return EvalConfig().images if wanted is None else wanted
         if wanted is not None:
             raise UserError(
                 f"--images says how many pictures a model makes, and {self.path} has its own: leave it out."
@@ -71,6 +69,37 @@ class Measured:
             return len(self.it)
         counts = dict(zip(self.it.classes, self.it.counts, strict=True))
         return sum(counts[name] for name in classes)
+
+    def seed(self, wanted: int | None) -> int | None:
+        """The seed of what a model is given; None for pictures, of which nothing is drawn.
+
+        Raises:
+            UserError: a seed for pictures that are there already.
+        """
+        if isinstance(self.it, Generator):
+            return wanted or 0
+        if wanted is not None:
+            raise UserError(
+                f"--seed is of the latents that a model is given, and {self.path} has pictures: leave it out."
+            )
+        return None
+
+    def check(self, evaluator: "Evaluator") -> None:
+        """Refuse what can't be measured so, before there is any work.
+
+        Raises:
+            UserError: it has other classes or another picture size, or a metric needs classes.
+        """
+        if isinstance(self.it, Generator):
+            evaluator.check_generator(self.it)
+        else:
+            evaluator.check_pictures(self.it)
+
+    def scores(self, evaluator: "Evaluator", on_batch: Callable[[], None]) -> dict[str, float]:
+        """What the evaluator finds."""
+        if isinstance(self.it, Generator):
+            return evaluator(self.it.to(evaluator.extractor.device), on_batch)
+        return evaluator.of_pictures(self.it, on_batch)
 
 
 def open_measured(path: Path) -> Measured:

@@ -179,7 +179,7 @@ class Evaluator:
         assert not sampler.training, (
             "a generator is measured in eval mode: in training mode its statistics would move"
         )
-        self._check("the generator", sampler.classes, sampler.resolution, "makes")
+        self.check_generator(sampler)
         return self._scores(lambda: self._fake_features(sampler, on_batch), on_batch)
 
     @torch.no_grad()
@@ -192,6 +192,23 @@ class Evaluator:
             UserError: as of a generator, or a metric needs the pictures' classes, and they have none.
             RunError: there is no memory for a batch.
         """
+        self.check_pictures(pictures)
+        return self._scores(lambda: self._features_of(pictures, on_batch), on_batch)
+
+    def check_generator(self, sampler: Sampler) -> None:
+        """Refuse one that can't be measured against these pictures.
+
+        Raises:
+            UserError: it has other classes or another picture size.
+        """
+        self._check("the generator", sampler.classes, sampler.resolution, "makes")
+
+    def check_pictures(self, pictures: PictureSet) -> None:
+        """Refuse those that can't be measured against these pictures.
+
+        Raises:
+            UserError: as of a generator, or a metric needs the pictures' classes, and they have none.
+        """
         classes = pictures.classes or self.classes
         self._check("the folder", classes, pictures.resolution, "has")
         unfit = [name for name, metric in self._metrics.items() if metric.labelled and not pictures.classes]
@@ -200,7 +217,6 @@ class Evaluator:
                 f"{', '.join(unfit)} needs to know the class of each picture: put the pictures into "
                 f"subfolders with the classes' names, or leave {'them' if len(unfit) > 1 else 'it'} out."
             )
-        return self._scores(lambda: self._features_of(pictures, on_batch), on_batch)
 
     def statistics(self, on_batch: Callable[[], None] = lambda: None) -> "tuple[Gaussian, About]":
         """The gaussian of all real features, the same on all ranks, and what it is of.

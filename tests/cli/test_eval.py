@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from cgt import rng
 from cgt.cli import main
 from cgt.cli.eval import evaluate
-from cgt.cli.measured import GENERATED
+from cgt.cli.measured import open_measured
 from cgt.data.write import BuildOptions, build_shards
 from cgt.metrics.features import cnn
 from cgt.metrics.settings import EvalConfig
@@ -208,9 +209,12 @@ def test_the_options_default_to_what_configs_do(option):
     assert inspect.signature(evaluate).parameters[option].default == getattr(EvalConfig(), option)
 
 
-def test_a_model_makes_as_many_pictures_as_in_runs():
-    assert EvalConfig().images == GENERATED
+def test_the_help_names_the_defaults_of_configs(capsys):
+    assert main(["eval", "--help"]) == 0
+    told = " ".join(re.sub(r"[^ -~]", " ", capsys.readouterr().out).split())
+    assert f"[default: {EvalConfig().images};" in told
+    assert f"[default: {','.join(EvalConfig().metrics)}]" in told
 
 
-def test_the_default_metrics_are_those_of_configs():
-    assert inspect.signature(evaluate).parameters["metrics"].default.split(",") == list(EvalConfig().metrics)
+def test_a_model_makes_as_many_pictures_as_in_runs_where_nothing_is_said(model):
+    assert open_measured(Path(model)).images(None, None) == EvalConfig().images

@@ -14,7 +14,7 @@ from cgt.cli import main
 from cgt.files import sha256
 from cgt.metrics.feature_cache import FeatureCache
 from cgt.metrics.features import Features
-from tests.cli.test_eval import NEW, OLD, SIZE, features, measured, model, refused, shards
+from tests.cli.test_eval import NEW, OLD, SIZE, features, measured, model, model_folder, refused, shards
 
 __all__ = ["features", "model", "shards"]  # fixtures
 
@@ -32,7 +32,7 @@ def samples(model: str, tmp_path: Path) -> Path:
 
 def test_samples_on_disk_score_what_they_are(samples: Path, of: tuple[str, ...], capsys) -> None:
     result = measured(capsys, str(samples), *of, "--metrics", "fid,accuracy")
-    assert result["images"] == 30
+    assert (result["images"], result["seed"]) == (30, None)
     assert result["classes"] == sorted([*OLD, *NEW], key=result["classes"].index)
     assert set(result["metrics"]) == {"fid", "accuracy"}
     only = measured(capsys, str(samples), *of, "--classes", "gold-disk")
@@ -74,6 +74,7 @@ def test_pictures_of_another_size_are_refused(tmp_path: Path, of: tuple[str, ...
     ("options", "says"),
     [
         (("--images", "5"), "--images says how many pictures a model makes"),
+        (("--seed", "0"), "--seed is of the latents that a model is given"),
         (("--classes", "new"), "nothing says which of its classes are new"),
         (("--classes", "red-disc"), "'red-disc' (did you mean 'red-disk'?)"),
     ],
@@ -166,6 +167,31 @@ def test_statistics_of_other_features_are_refused(
 def test_neither_a_model_nor_a_place_for_statistics_is_refused(of: tuple[str, ...], tmp_path, capsys) -> None:
     assert "name the MODEL to measure" in refused(capsys, *of)
     assert "written as FILE.safetensors" in refused(capsys, *of, "--save-stats", str(tmp_path / "stats.npz"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--seed", "0"), "--seed is about a model's pictures, and there is no MODEL"),
+        (("--metrics", "fid", "--images", "5"), "--metrics, --images are about a model's pictures"),
+        (("--json", "-"), "--json is about a model's pictures"),
+    ],
+)
+def test_without_a_model_options_that_are_about_one_are_refused(of, tmp_path, capsys, options, says) -> None:
+    place = tmp_path / "stats.safetensors"
+    assert says in refused(capsys, *of, "--save-stats", str(place), *options)
+    assert not place.exists()
+
+
+def test_what_can_not_be_measured_is_refused_before_statistics_are_taken(of, tmp_path, capsys) -> None:
+    place = tmp_path / "stats.safetensors"
+    large, nameless = flat(tmp_path / "large", size=2 * SIZE), flat(tmp_path / "nameless")
+    save = ("--save-stats", str(place))
+    assert "has pictures of 16 px" in refused(capsys, str(large), *of, *save)
+    assert "accuracy needs to know" in refused(capsys, str(nameless), *of, *save, "--metrics", "accuracy")
+    model = model_folder(tmp_path / "model", extended=False, classes=("red-disk", "cow"))
+    assert "'cow'" in refused(capsys, model, *of, *save)
+    assert not place.exists()
 
 
 def test_features_of_real_pictures_are_kept_for_the_next_measurement(
