@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cgt.report.blocks import Legend, Plot, Plots, Section, Table, Words
+from cgt.report.changes import changes
 from cgt.report.figures import SERIES, style_of
 from cgt.report.paper import FORMATS, cells_of
 from cgt.report.runs import Group, ReadRun, curve_names
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 POINTS = 120
 """Of a line at most: more are averaged, so that noisy losses can be read."""
+CHANGES = 4
+"""Departures from a config that are told; config.yaml has all."""
 NAMES = {"fid": "Frechet distance (FID)", "kmmd": "KMMD", "kid": "KID"}
 
 
@@ -149,8 +152,8 @@ def scores(groups: Sequence[Group]) -> Section:
         section.blocks.append(
             Table(
                 "Beside the paper's numbers. Rows of drawn shapes compare in their order alone: the paper's "
-                "are of photographs.",
-                ["run", "table", "row", "column", "here", "paper"],
+                "are of photographs. Of a run that departs from its config, the last column says where.",
+                ["run", "table", "row", "column", "here", "paper", "changed"],
                 rows,
             )
         )
@@ -222,6 +225,8 @@ def _curve(groups: Sequence[Group], name: str) -> Plot:
 def _beside_paper(groups: Sequence[Group]) -> list[list[str]]:
     rows = []
     for group in groups:
+        changed = changes(group.shown)
+        told = ", ".join(changed[:CHANGES]) + (", ..." if len(changed) > CHANGES else "")
         bests = [best for run in group.runs if (best := run.best())]
         for cell in cells_of(group.shown.config_name or "") if bests else ():
             if cell.paper is None:
@@ -232,7 +237,7 @@ def _beside_paper(groups: Sequence[Group]) -> list[list[str]]:
             paper = format(cell.paper, form)
             here = mean_and_spread(values, form)
             about = f"{cell.table}{' (drawn shapes)' if cell.scale == 'shapes' else ''}"
-            rows.append([group.name, about, cell.row, cell.column, here, paper])
+            rows.append([group.name, about, cell.row, cell.column, here, paper, told or "–"])
     return rows
 
 

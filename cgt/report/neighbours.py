@@ -3,13 +3,14 @@
 Shapes: K generated pictures of a class, P training pictures, D features.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cgt.data import DataConfig, open_pictures
+from cgt.data import DataConfig, Pictures, open_pictures
 from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, load_extractor
 from cgt.metrics.features.weights import DOWNLOAD
@@ -22,7 +23,9 @@ CLASSES = 10
 COLUMNS = 6
 """Generated pictures of a class."""
 TRAINING = 5000
-"""Training pictures that are compared, at most: the first."""
+"""Training pictures that are compared, at most."""
+PARTS = 100
+"""Of a larger set, from each of which as many pictures are taken."""
 AT_ONCE = 64
 
 
@@ -36,8 +39,9 @@ def neighbours(shown: Sequence[Shown]) -> Section:
         Words(
             "Below each generated picture the training picture, of any class, that is nearest to it in the "
             "space of the features the run was measured by. A generator that copies shows the same picture "
-            "twice, at a distance far below that between training pictures. The first "
-            f"{TRAINING:,} training pictures are compared; the metric memorisation compares all."
+            "twice, at a distance far below that between training pictures. Of more than "
+            f"{TRAINING:,} training pictures so many are compared, from all parts of the set; the metric "
+            "memorisation compares all."
         )
     )
     for number, one in enumerate(shown):
@@ -87,12 +91,21 @@ def _training_pictures(one: Shown) -> Tensor:
     known = DataConfig.model_fields
     config = {key: value for key, value in options.items() if key in known}
     pictures = open_pictures(DataConfig.model_validate(config | {"shards": str(place), "workers": 0}))
-    parts: list[Tensor] = []
-    for x_N3RR, _ in pictures.once(AT_ONCE):
-        parts.append(x_N3RR)
-        if AT_ONCE * len(parts) >= TRAINING:
-            break
-    return torch.cat(parts)[:TRAINING]
+    return spread(pictures, TRAINING)
+
+
+def spread(pictures: Pictures, most: int) -> Tensor:
+    """Pictures of all parts of a set, uint8 (P, 3, R, R): all of them, where there are no more than `most`.
+
+    Else the first few of each part, so that not the whole set is read.
+    """
+    if len(pictures) <= most:
+        return torch.cat([x_N3RR for x_N3RR, _ in pictures.once(AT_ONCE)])
+    parts = []
+    for part in range(PARTS):
+        batches = pictures.once(most // PARTS, rank=part, world=PARTS)
+        parts += [x_N3RR for x_N3RR, _ in itertools.islice(batches, 1)]
+    return torch.cat(parts)
 
 
 def _extractor(one: Shown) -> FeatureExtractor:

@@ -6,13 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cgt.cli import main
+from cgt.config import dump, load
 from cgt.errors import UserError
 from cgt.report.assemble import read_groups
-from cgt.report.curves import POINTS, averaged
+from cgt.report.blocks import Table
+from cgt.report.changes import changes
+from cgt.report.curves import POINTS, averaged, scores
 from cgt.report.paper import cells_of
 from cgt.report.runs import ReadRun, read_run
+from cgt.training.settings import TransferConfig
+from cgt.transfer.bsa import METHOD as BSA
 
 Own = Callable[[str], Path]
 
@@ -96,6 +102,27 @@ def test_a_run_says_which_shipped_config_it_was_started_with(runs: Path, own: Ow
     provenance["command"] = ["cgt", "transfer", "places365/bsa", "--source", "x"]
     (run / "provenance.json").write_text(json.dumps(provenance))
     assert read_run(run).config_name == "places365/bsa"
+
+
+def test_a_run_that_departs_from_its_config_says_where(runs: Path, own: Own) -> None:
+    told = changes(read_run(runs / "ours" / "1"))
+    assert {"steps=3", "batch_size=8", "eval_every=2"} <= set(told)
+    assert not {key.partition("=")[0] for key in told} & {"seed", "data.shards", "eval.data", "save_every"}
+    assert "generator.channels=[12, 8, 8]" in changes(read_run(runs / "source"))
+    run = own("bsa")
+    whole = yaml.safe_load((run / "config.yaml").read_text())
+    shipped = load(TransferConfig.of(BSA), "shapes/bsa", [f"data={whole['data']['shards']}", "seed=7"])
+    (run / "config.yaml").write_text(dump(shipped))
+    assert changes(read_run(run)) == []
+    (run / "config.yaml").write_text(dump(shipped).replace("beta2: 0.99", "beta2: 0.5"))
+    assert changes(read_run(run)) == ["optim.beta2=0.5"]
+
+
+def test_the_table_beside_the_paper_says_what_was_changed(runs: Path) -> None:
+    section = scores(read_groups([runs / "bsa"]))
+    (table,) = [block for block in section.blocks if isinstance(block, Table) and "paper" in block.head]
+    assert table.head[-1] == "changed"
+    assert all(row[-1].startswith("steps=3, batch_size=8") for row in table.rows)
 
 
 def test_what_is_no_run_is_refused_by_what_it_is(runs: Path, tmp_path: Path) -> None:
