@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cgt.catalog import did_you_mean
 from cgt.errors import UserError
+from cgt.wording import counted
 
 S = TypeVar("S", bound="Section")
 
@@ -53,8 +54,8 @@ class Draft:
             return model.model_validate(self.values)
         except ValidationError as error:
             lines = _explain(error, model, self)
-        many = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        raise UserError("\n  - ".join([f"{many} in the config {self.source}:", *lines]))
+        mistakes = counted(len(lines), "mistake")
+        raise UserError("\n  - ".join([f"{mistakes} in the config {self.source}:", *lines]))
 
 
 def shipped() -> list[str]:

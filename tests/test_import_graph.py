@@ -26,7 +26,7 @@ LEVELS = [
     ["cgt.models"],
     ["cgt.runs", "cgt.progress", "cgt.distributed", "cgt.launching", "cgt.batch_scripts"],
     ["cgt.config", "cgt.images", "cgt.launch_files"],
-    ["cgt.catalog", "cgt.files", "cgt.rng", "cgt.threads"],
+    ["cgt.catalog", "cgt.files", "cgt.rng", "cgt.threads", "cgt.wording"],
     ["cgt.errors", "cgt"],
 ]
 """A module imports from its own part and from parts on lower levels."""

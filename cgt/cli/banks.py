@@ -9,6 +9,7 @@ import typer
 
 from cgt.cli.options import MODEL, OVERWRITE
 from cgt.errors import UserError
+from cgt.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -178,8 +179,8 @@ def _sources(folders: Sequence[Path]) -> list[dict[str, str]]:
 def _summary(out: Path, generator: "Generator") -> str:
     """What was written, in a line."""
     return (
-        f"{out}: {len(generator.classes)} classes in {len(generator.banks)} "
-        f"{'bank' if len(generator.banks) == 1 else 'banks'}, {_numbers(generator):,} numbers"
+        f"{out}: {counted(len(generator.classes), 'class')} in {counted(len(generator.banks), 'bank')}, "
+        f"{_numbers(generator):,} numbers"
     )
 
 

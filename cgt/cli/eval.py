@@ -9,6 +9,7 @@ import typer
 
 from cgt import catalog
 from cgt.cli.options import LAUNCH, OVERWRITE, PROCESSES
+from cgt.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -266,7 +267,7 @@ def _table(result: dict[str, Any]) -> "Table":
     real = "an unknown number of" if count is None else f"{count:,}"
     caption = (
         f"{result['images']:,} generated and {real} real pictures of "
-        f"{len(result['classes'])} classes; features: {features['name']} {features['sha256'][:12]}"
+        f"{counted(len(result['classes']), 'class')}; features: {features['name']} {features['sha256'][:12]}"
     )
     table = Table(
         "score", "value", "", box=box.SIMPLE, title=Text(result["model"]), caption=Text(caption), min_width=60

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cgt.cli.options import OVERWRITE, SEED
+from cgt.wording import counted
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Feature extractors of one's own pictures."
@@ -73,7 +74,7 @@ def train(
     provenance = {**description.provenance, "data": shards, "data_sha256": pictures.digest}
     cnn.save(out, model, description.model_copy(update={"provenance": provenance}))
     typer.echo(
-        f"{out}: {model.dim} features, {len(pictures.classes)} classes; accuracy "
+        f"{out}: {model.dim} features, {counted(len(pictures.classes), 'class')}; accuracy "
         f"{description.held_out_accuracy:.3f} on {description.provenance['held_out']:,} held-out pictures, "
         f"{description.training_accuracy:.3f} on the others"
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cgt.cli.memory import memory
+from cgt.wording import counted
 
 app = typer.Typer(no_args_is_help=True, help="Start pretrain, transfer, eval or doctor on many machines.")
 
@@ -75,8 +76,8 @@ def slurm(
 
     if gpus_per_node and tasks_per_node and tasks_per_node > gpus_per_node:
         raise UserError(
-            f"{tasks_per_node} processes on each node, and {gpus_per_node} GPUs: leave --tasks-per-node out, "
-            "or set --gpus-per-node=0 to run on the CPU."
+            f"{tasks_per_node} processes on each node, and {counted(gpus_per_node, 'GPU')}: leave "
+            "--tasks-per-node out, or set --gpus-per-node=0 to run on the CPU."
         )
     job = Job(
         options={

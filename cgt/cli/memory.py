@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgt.cli.options import CONFIG, OVERRIDES
+from cgt.wording import counted
 
 if TYPE_CHECKING:
     from cgt.models.record import ModelRecord
@@ -147,7 +148,7 @@ def _plan(
         # The reader that opens without reading the pictures.
         pictures = open_pictures(settings.data.model_copy(update={"reader": "stream"}))
         names, size = list(pictures.classes), pictures.resolution
-    return settings, f"{len(names)} classes at {size} px", lambda: make(names, size)
+    return settings, f"{counted(len(names), 'class')} at {size} px", lambda: make(names, size)
 
 
 def _source(record: "ModelRecord") -> "Source":

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cgt.cli.options import OVERWRITE
+from cgt.wording import counted
 
 RUNS = Annotated[
     list[Path],
@@ -46,4 +47,4 @@ def report(runs: RUNS, out: OUT, figures: FIGURES = None, overwrite: OVERWRITE =
     size = write_page(out, title_of(groups), sections)
     typer.echo(f"report: {out} ({size / 1e6:.1f} MB)", err=True)
     if figures is not None:
-        typer.echo(f"{write_figures(figures, sections)} figures: {figures}", err=True)
+        typer.echo(f"{counted(write_figures(figures, sections), 'figure')}: {figures}", err=True)

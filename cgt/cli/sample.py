@@ -10,6 +10,7 @@ import typer
 
 from cgt.cli.options import MODEL, OVERWRITE, SEED
 from cgt.errors import UserError
+from cgt.wording import counted
 
 NOT_WRITTEN = re.compile(r"\.(jpe?g|bmp|tiff?|pdf|svg|apng|avif|mp4|webm|avi|mov|mkv|tar|zip)", re.IGNORECASE)
 """Suffixes by which people ask for a file of a kind that there is not."""
@@ -129,8 +130,8 @@ def sample(
     else:
         write_folder(out, order, jpeg_quality, workers)
     ways = len(mixes) if len(mixes) > 1 else LATENTS_OF_ONE
-    shown = f"{frames * ways} frames of" if film else f"{len(mixes) * per_class} pictures of"
-    typer.echo(f"{shown} {len(mixes)} classes: {out}", err=True)
+    shown = counted(frames * ways, "frame") if film else counted(len(mixes) * per_class, "picture")
+    typer.echo(f"{shown} of {counted(len(mixes), 'class')}: {out}", err=True)
 
 
 def _check(

@@ -7,6 +7,7 @@ import typer
 
 from cgt.cli.options import OVERWRITE
 from cgt.errors import UserError
+from cgt.wording import counted
 
 if TYPE_CHECKING:
     from cgt.data.manifest import Manifest
@@ -79,6 +80,6 @@ def split(
 def summary(out: Path, manifest: "Manifest") -> str:
     """What was written, in a line."""
     return (
-        f"{out}: {manifest.samples:,} pictures of {len(manifest.classes)} classes, {manifest.size} px, "
-        f"{len(manifest.shards)} shards, {manifest.bytes / 1e6:,.1f} MB"
+        f"{out}: {counted(manifest.samples, 'picture')} of {counted(len(manifest.classes), 'class')}, "
+        f"{manifest.size} px, {counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:,.1f} MB"
     )

@@ -9,6 +9,7 @@ from cgt.cli import shard_sets
 from cgt.cli.options import OVERWRITE, SEED
 from cgt.errors import RunError, UserError
 from cgt.launching import cores
+from cgt.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,7 +155,7 @@ def inspect(
         shown = write_sheet(opened, sheet, per_class)
         rest = len(opened.manifest.classes) - shown
         note = f", the first {shown}; {rest:,} more are left out" if rest else ""
-        typer.echo(f"{sheet}: pictures of {shown} classes{note}", err=True)
+        typer.echo(f"{sheet}: pictures of {counted(shown, 'class')}{note}", err=True)
     _show(opened.manifest, Console(stderr=to_stdout))
     if json is not None:
         put_json(json, _facts(opened.manifest))
@@ -165,10 +166,10 @@ def _show(manifest: "Manifest", console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    classes = Table("label", "class", "pictures", title=Text(f"{len(manifest.classes)} classes"))
+    classes = Table("label", "class", "pictures", title=counted(len(manifest.classes), "class"))
     for label, (name, count) in enumerate(manifest.counts().items()):
         classes.add_row(str(label), Text(name), f"{count:,}")
-    shards = Table("shard", "pictures", "MB", "SHA-256", title=f"{len(manifest.shards)} shards")
+    shards = Table("shard", "pictures", "MB", "SHA-256", title=counted(len(manifest.shards), "shard"))
     for shard in manifest.shards:
         shards.add_row(shard.file, f"{shard.samples:,}", f"{shard.bytes / 1e6:,.2f}", shard.sha256[:16])
     for table in (classes, shards):
@@ -177,8 +178,9 @@ def _show(manifest: "Manifest", console: "Console") -> None:
     console.print(classes, shards)
     console.print(
         Text(
-            f"{manifest.samples:,} pictures of {manifest.size} x {manifest.size} px, {manifest.encoding}, "
-            f"{manifest.bytes / 1e6:,.1f} MB; decoded {manifest.samples * 3 * manifest.size**2 / 1e6:,.1f} MB"
+            f"{counted(manifest.samples, 'picture')} of {manifest.size} x {manifest.size} px, "
+            f"{manifest.encoding}, {manifest.bytes / 1e6:,.1f} MB; decoded "
+            f"{manifest.samples * 3 * manifest.size**2 / 1e6:,.1f} MB"
         )
     )
     built = ", ".join(f"{key} {value}" for key, value in manifest.build.items() if value is not None)
@@ -220,11 +222,12 @@ def verify(
         typer.echo(problem)
     if found:
         raise RunError(
-            f"{folder} is damaged in {len(found)} {'place' if len(found) == 1 else 'places'}, listed above: "
+            f"{folder} is damaged in {counted(len(found), 'place')}, listed above: "
             "build it again with `cgt shards build`, or restore the files from a copy."
         )
     manifest = opened.manifest
-    typer.echo(f"{folder}: all {manifest.samples:,} pictures in {len(manifest.shards)} shards are sound")
+    pictures, files = counted(manifest.samples, "picture"), counted(len(manifest.shards), "shard")
+    typer.echo(f"{folder}: {pictures} in {files}, all sound")
 
 
 app.command()(shard_sets.merge)

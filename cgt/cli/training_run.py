@@ -24,6 +24,7 @@ from cgt.training.strategies.choice import check
 from cgt.training.trackers import check_trackers
 from cgt.training.trainer import build_trainer
 from cgt.transfer.base import Method, Source, Task
+from cgt.wording import counted
 
 PICTURES_AT_ONCE = 256
 
@@ -138,8 +139,8 @@ def execute(
     if lost := method.given_up:
         named = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         console.print(
-            f"this method gives up {len(lost)} classes of its source ({named}): the model makes those it was "
-            "trained on alone.",
+            f"this method gives up {counted(len(lost), 'class')} of its source ({named}): the model makes "
+            "those it was trained on alone.",
             highlight=False,
         )
     elif old := provenance.get("old_classes"):

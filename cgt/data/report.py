@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cgt.data.sources import Picture
 from cgt.errors import UserError
+from cgt.wording import counted
 
 FILE = "report.json"
 
@@ -82,6 +83,5 @@ class Report:
             return None
         unreadable, duplicates = len(self._found.unreadable), len(self._found.duplicates)
         return (
-            f"{unreadable:,} unreadable {'picture' if unreadable == 1 else 'pictures'} left out, "
-            f"{duplicates:,} {'duplicate' if duplicates == 1 else 'duplicates'} kept"
+            f"{counted(unreadable, 'unreadable picture')} left out, {counted(duplicates, 'duplicate')} kept"
         )

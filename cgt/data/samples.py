@@ -15,6 +15,7 @@ from cgt.data.fetch import ShardStore
 from cgt.data.manifest import DamagedShardError as DamagedShardError
 from cgt.data.manifest import Shard, ShardFolder
 from cgt.errors import RunError, UserError
+from cgt.wording import counted
 
 
 class Sample(NamedTuple):
@@ -68,7 +69,7 @@ def read_samples(folder: ShardFolder, shard: Shard, stream: IO[bytes]) -> Iterat
             yield Sample(key, number, encoded, offset)
     if len(keys) != shard.samples:
         raise DamagedShardError(
-            folder, shard, f"it holds {len(keys)} samples, the manifest says {shard.samples}"
+            folder, shard, f"it holds {counted(len(keys), 'sample')}, the manifest says {shard.samples}"
         )
 
 
@@ -84,7 +85,7 @@ def check_counts(
         UserError: they differ.
     """
     wrong = [
-        f"{found.get(name, 0)} pictures of {name}, the manifest says {number}"
+        f"{counted(found.get(name, 0), 'picture')} of {name}, the manifest says {number}"
         for name, number in listed.items()
         if found.get(name, 0) != number
     ]

@@ -14,6 +14,7 @@ from cgt.data.manifest import Shard, ShardFolder
 from cgt.data.pool import worker_pool
 from cgt.data.samples import DamagedShardError, decode, open_shard
 from cgt.errors import RunError
+from cgt.wording import counted
 
 
 class Finding(NamedTuple):
@@ -128,4 +129,5 @@ def _read(folder: ShardFolder, shard: Shard, stream: HashedStream, found: list[s
         return
     for name in folder.manifest.classes:
         if counts[name] != (listed := shard.counts.get(name, 0)):
-            found.append(f"{shard.file} has {counts[name]} pictures of {name}, the manifest says {listed}")
+            pictures = counted(counts[name], "picture")
+            found.append(f"{shard.file} has {pictures} of {name}, the manifest says {listed}")

@@ -21,6 +21,7 @@ from cgt.errors import UserError
 from cgt.metrics.base import FeatureMetric, Scores, not_finite
 from cgt.metrics.features.base import FeatureExtractor, Features
 from cgt.metrics.pairs import ROWS
+from cgt.wording import counted
 
 SCORES: Scores = {"diversity": "higher", "diversity_real": "neither"}
 
@@ -116,7 +117,7 @@ def _mean(spread: Spread, classes: Sequence[str], kind: str) -> float:
         if count < 2
     ]
     if few:
-        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} classes more" if len(few) > 5 else "")
+        shown = ", ".join(few[:5]) + (f" and {counted(len(few) - 5, 'class')} more" if len(few) > 5 else "")
         raise UserError(
             f"diversity needs 2 {kind} pictures of each class, and there are fewer of {shown}: give more, or "
             "measure other classes."

@@ -15,6 +15,7 @@ from cgt.errors import UserError
 from cgt.metrics.base import ClassFeatureMetric, Scores, require_finite
 from cgt.metrics.features.base import FeatureExtractor
 from cgt.metrics.fid import frechet_distance
+from cgt.wording import counted
 
 SCORES: Scores = {"fid_per_class": "lower", "fid_per_class_worst": "lower"}
 
@@ -46,7 +47,7 @@ def frechet_distance_per_class(
         if min(real, fake) < 2
     ]
     if few:
-        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} classes more" if len(few) > 5 else "")
+        shown = ", ".join(few[:5]) + (f" and {counted(len(few) - 5, 'class')} more" if len(few) > 5 else "")
         raise UserError(
             f"the Frechet distance per class needs 2 real and 2 generated pictures of each, and there are "
             f"fewer of {shown}: give more, or measure other classes."

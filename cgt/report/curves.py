@@ -13,6 +13,7 @@ from cgt.report.changes import changes
 from cgt.report.figures import SERIES, style_of
 from cgt.report.paper import FORMATS, cells_of
 from cgt.report.runs import Group, ReadRun, curve_names
+from cgt.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +44,8 @@ def curves(groups: Sequence[Group]) -> Section:
             if run.damaged_lines:
                 section.blocks.append(
                     Words(
-                        f"{run.path}: {run.damaged_lines} lines within metrics.jsonl can't be read, and are "
-                        "left out."
+                        f"{run.path}: {counted(run.damaged_lines, 'line')} within metrics.jsonl can't be "
+                        "read, and left out."
                     )
                 )
     return section

@@ -14,6 +14,7 @@ from cgt.images import to_uint8
 from cgt.models.folder import load_generator
 from cgt.report.blocks import Heading, Section, Sheet, Sheets, Strip, Table, Words
 from cgt.report.models import Shown, drawn, real_pictures
+from cgt.wording import counted
 
 CLASSES = 10
 """Of a section at most."""
@@ -155,7 +156,7 @@ def _compared(one: Shown) -> list[str]:
     whole = len(same) == len(before) and equal == len(names)
     return [
         f"{len(same)} of {len(before)} equal",
-        f"{equal} of {len(names)} classes equal",
+        f"{equal} of {counted(len(names), 'class')} equal",
         "identical to the bit" if whole else "CHANGED: these old classes are not the source's",
     ]
 

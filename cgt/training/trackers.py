@@ -30,6 +30,8 @@ PICTURES = "samples"
 """What trackers call the grids."""
 EXTRAS = ("tensorboard", "wandb", "mlflow")
 """Trackers that cgt has an extra of the same name for; of others, the package has the tracker's name."""
+FORGETFUL = ("trackio",)
+"""Trackers that drop the config when a run goes on."""
 
 
 class TrackerConfig(Section):
@@ -181,7 +183,7 @@ def start_trackers(
             tracker = kind(*_place(kind, config, run), **{**_named(config, run, before), **config.options})
             tracker.start()
             started.append(tracker)
-            if before is None:  # else the service, or the folder, has it
+            if before is None or config.name in FORGETFUL:  # else the service, or the folder, has it
                 tracker.store_init_configuration(dict(options))
         except Exception as error:
             Trackers(run, started, states).close()
@@ -204,11 +206,20 @@ def _place(kind: type[Any], config: TrackerConfig, run: Path) -> tuple[str, ...]
 def _named(config: TrackerConfig, run: Path, before: TrackerState | None) -> dict[str, Any]:
     """The options by which a service calls the run what it is called here, and finds it again."""
     identity = before.id if before else None
-    name = run.absolute().name
-    if config.name == "wandb":
-        return {"name": name, "dir": str(run / FOLDER), "id": identity, "resume": "allow"}
-    if config.name == "mlflow":
-        return {"run_name": name, "run_id": identity, **_mlflow_store(run)}
+    name, folder = run.absolute().name, run / FOLDER / config.name
+    match config.name:
+        case "wandb":
+            return {"name": name, "dir": str(run / FOLDER), "id": identity, "resume": "allow"}
+        case "mlflow":
+            return {"run_name": name, "run_id": identity, **_mlflow_store(run)}
+        case "aim":
+            return {"run_hash": identity}
+        case "dvclive":
+            return {"dir": str(folder), "resume": before is not None, "dvcyaml": str(folder / "dvc.yaml")}
+        case "trackio":
+            return {"name": name, "resume": "allow" if before else "never"}
+        case "swanlab":
+            return {"name": name, "log_dir": str(folder), "id": identity, "resume": "allow"}
     return {}
 
 
@@ -226,10 +237,13 @@ def _mlflow_store(run: Path) -> dict[str, Any]:
 
 def _identity(tracker: Any) -> str | None:
     """What the service calls the run, where that is what brings it back."""
-    if tracker.name == "wandb":
-        return str(tracker.tracker.id)
-    if tracker.name == "mlflow":
-        return str(tracker.tracker.info.run_id)
+    match tracker.name:
+        case "wandb" | "swanlab":
+            return str(tracker.tracker.id)
+        case "mlflow":
+            return str(tracker.tracker.info.run_id)
+        case "aim":
+            return str(tracker.tracker.hash)
     return None
 
 

@@ -1,6 +1,7 @@
 """`cgt shards` as a person meets it: exit codes, messages, tables."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def test_build_inspect_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "000000.tar" in text
     assert "source shapes" in text
     code, text, _ = run(capsys, "verify", out)
-    assert (code, "all 40 pictures" in text) == (0, True)
+    assert code == 0
+    assert re.search(r": 40 pictures in [2-9] shards, all sound$", text.strip())
 
 
 def test_build_from_an_archive_with_every_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

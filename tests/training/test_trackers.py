@@ -265,3 +265,24 @@ def test_tensorboard_reads_back_what_was_logged_over_a_run_resumed_twice(
         assert [step for step, _ in points] == [step for step, _ in logged]
         assert [value for _, value in points] == pytest.approx([value for _, value in logged], rel=1e-6)
     assert [image.step for image in events.Images("samples")] == [2, 4, 6, 7]
+
+
+def test_mlflow_has_one_run_with_every_point_once_over_a_run_resumed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    place = tmp_path / "run"
+    monkeypatch.setattr(loop.Best, "beaten_by", lambda *_, **__: False)  # no checkpoint before the third
+    killed_in(5, place, monkeypatch, trackers=["mlflow"])
+    killed_in(4, place, monkeypatch, trackers=["mlflow"], resume=True)
+    run(place, trackers=["mlflow"], resume=True)
+    client = mlflow.MlflowClient(f"sqlite:///{place / 'trackers' / 'mlflow' / 'runs.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'cgt'")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.data.params["batch_size"] == "8"
+    points = [(point.step, point.value) for point in client.get_metric_history(found.info.run_id, "score")]
+    logged = [(record["step"], record["score"]) for record in records(place) if "score" in record]
+    assert sorted(points) == logged
+    pictures = client.list_artifacts(found.info.run_id, "samples")
+    assert [Path(picture.path).stem for picture in pictures] == [f"{step:08d}" for step in (2, 4, 6, 7)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from cgt.data.sources import Picture, Request, Source
 from cgt.data.sources.picture_files import SUFFIXES, files, long_key, open_file, subfolders
 from cgt.errors import UserError
+from cgt.wording import counted
 
 INPUT = "a folder with one subfolder of pictures (png, jpg, webp, bmp) for each class"
 SPLITS = ("all",)
@@ -56,6 +57,6 @@ def of_classes(root: Path, classes: list[str]) -> Source:
 def _passed_over(others: Counter[str]) -> str | None:
     if not others:
         return None
-    counted = "1 file" if others.total() == 1 else f"{others.total():,} files"
     listed = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
-    return f"passed over {counted} of other kinds than {', '.join(sorted(SUFFIXES))}: {listed}."
+    files = counted(others.total(), "file")
+    return f"passed over {files} of other kinds than {', '.join(sorted(SUFFIXES))}: {listed}."

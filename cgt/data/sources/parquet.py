@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from cgt.data.sources import Picture, Request, Source
 from cgt.data.sources.picture_files import File, files, inside
 from cgt.errors import UserError
+from cgt.wording import counted
 
 INPUT = "a Parquet file, a folder of such files (train-00000-of-00004.parquet), or a folder of save_to_disk"
 SPLITS = ("train", "validation", "test", "all")
@@ -90,8 +91,8 @@ def read(request: Request) -> Source:
         for row, label in enumerate(column):
             if label not in class_of:
                 raise UserError(
-                    f"{part.path}: row {row} has the label {label!r}, and there are {len(classes)} classes: "
-                    "take the row out, or choose another split."
+                    f"{part.path}: row {row} has the label {label!r}, and there are only "
+                    f"{counted(len(classes), 'class')}: take the row out, or choose another split."
                 )
             pictures.append(
                 Picture(f"{part.split or 'other'}-{number:05d}-{row}", class_of[label], (number, row))

@@ -19,6 +19,7 @@ from cgt.errors import UserError
 from cgt.metrics.features.base import Features
 from cgt.metrics.features.cnn import CnnDescription, SmallCnn
 from cgt.models.classifier import widths
+from cgt.wording import counted
 
 BATCH = 64
 PEAK_RATE = 5e-3
@@ -134,8 +135,8 @@ def split(y_N: Tensor, classes: Sequence[str], config: CnnTraining) -> tuple[Ten
         n = max(1, round(config.held_out_share * len(of_class)))
         if len(of_class) <= n:
             raise UserError(
-                f"the class {name!r} has {len(of_class)} pictures, too few to train on some and hold out "
-                "others: give it two at least, or leave it out with --classes."
+                f"the class {name!r} has {counted(len(of_class), 'picture')}, too few to train on some and "
+                "hold out others: give it two at least, or leave it out with --classes."
             )
         order = of_class[rng.permutation(len(of_class), config.seed, "cnn held out", y)]
         held_out.append(order[:n])
