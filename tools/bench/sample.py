@@ -1,4 +1,4 @@
-"""Pictures a second of `cgt sample`: with writer threads, without, and one by one; ratios in one run.
+"""Pictures a second of `cgt sample`: with several writer threads, one, and one by one; ratios in one run.
 
     python tools/bench/sample.py [--pictures N] [--turns N] [--threads N] [--folder DIR]
 
@@ -26,6 +26,7 @@ from cgt.images import encode_png
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, save_model
 from cgt.models.sampling import Mix
+from cgt.wording import counted
 
 SHAPES = {
     32: GeneratorConfig(channels=(64, 48, 32, 16), dim_z=64),
@@ -83,8 +84,8 @@ def main() -> None:
             rows: dict[str, tuple[Callable[[Path], None], int]] = {
                 "one by one": (lambda out: one_by_one(out, order, few), few)  # noqa: B023 - called at once
             }
-            for threads in (0, words.threads):
-                name = f"{threads} threads" if threads else "no threads"
+            for threads in dict.fromkeys((1, words.threads)):
+                name = counted(threads, "thread")
 
                 def folder_by(out: Path, threads: int = threads, order: Order = order) -> None:
                     write_folder(out, order, None, threads)
