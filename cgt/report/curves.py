@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgt.report.blocks import Legend, Plot, Plots, Section, Table, Words
 from cgt.report.changes import changes
-from cgt.report.figures import SERIES, style_of
+from cgt.report.figures import INK, SERIES, style_of
 from cgt.report.paper import FORMATS, cells_of
 from cgt.report.runs import Group, ReadRun, curve_names
 from cgt.wording import counted
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 POINTS = 120
 """Of a line at most: more are averaged, so that noisy losses can be read."""
-CHANGES = 4
+CHANGES = 8
 """Departures from a config that are told; config.yaml has all."""
 NAMES = {"fid": "Frechet distance (FID)", "kmmd": "KMMD", "kid": "KID"}
 
@@ -74,16 +74,15 @@ def iterations(groups: Sequence[Group]) -> Section:
         means = [statistics.fmean(found[name]) for _, name in places]
         colours = [SERIES[i % len(SERIES)] for i, _ in places]
         spreads = [statistics.stdev(found[name]) if len(found[name]) > 1 else 0.0 for _, name in places]
-        bars = axes.barh(
-            range(len(places)), means, 0.7, xerr=spreads if any(spreads) else None, color=colours
-        )
+        errors: dict[str, Any] = {"xerr": spreads, "error_kw": {"ecolor": INK}} if any(spreads) else {}
+        bars = axes.barh(range(len(places)), means, 0.7, color=colours, **errors)
         axes.bar_label(bars, [f"{mean:,.0f}" for mean in means], padding=4)
         axes.set_yticks(range(len(places)), [_short(name) for _, name in places])
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.grid(axis="y", visible=False)
         axes.set_axisbelow(True)
-        axes.set_xlabel("generator updates")
+        _along_updates(axes)
 
     told = "; ".join(f"{name} {statistics.fmean(values):,.0f}" for name, values in found.items())
     plot = Plot(
@@ -153,11 +152,12 @@ def scores(groups: Sequence[Group]) -> Section:
         section.blocks.append(
             Table(
                 "Beside the paper's numbers. Rows of drawn shapes compare in their order alone: the paper's "
-                "are of photographs. Of a run that departs from its config, the last column says where.",
-                ["run", "table", "row", "column", "here", "paper", "changed"],
+                "are of photographs.",
+                ["run", "table", "row", "column", "here", "paper"],
                 rows,
             )
         )
+        section.blocks.extend(Words(text) for group in groups if (text := _changed(group)))
     return section
 
 
@@ -199,6 +199,13 @@ def averaged(runs: Sequence[ReadRun], name: str) -> list[tuple[float, float, flo
     ]
 
 
+def _along_updates(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("generator updates")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+
+
 def _short(name: str) -> str:
     """A group's name for a label: of a config the last part, and of that the end."""
     return _shortened(name.rpartition("/")[2])
@@ -216,7 +223,7 @@ def _curve(groups: Sequence[Group], name: str) -> Plot:
             axes.plot(steps, means, label=labelled(group), linewidth=1.5, marker=marker, ms=2.5, **style)
             if len(group.runs) > 1:
                 axes.fill_between(steps, least, greatest, color=style["color"], alpha=0.15, linewidth=0)
-        axes.set_xlabel("generator updates")
+        _along_updates(axes)
 
     ends = "; ".join(f"{group.name} ends at {points[-1][1]:.4g}" for _, group, points in lines)
     alt = f"Curves of {title_of(name)} by generator updates: {ends or 'nothing finite was logged'}."
@@ -226,9 +233,8 @@ def _curve(groups: Sequence[Group], name: str) -> Plot:
 def _beside_paper(groups: Sequence[Group]) -> list[list[str]]:
     rows = []
     for group in groups:
-        changed = changes(group.shown)
-        told = ", ".join(changed[:CHANGES]) + (", ..." if len(changed) > CHANGES else "")
         bests = [best for run in group.runs if (best := run.best())]
+        changed = changes(group.shown)
         for cell in cells_of(group.shown.config_name or "") if bests else ():
             if cell.paper is None:
                 continue
@@ -238,8 +244,19 @@ def _beside_paper(groups: Sequence[Group]) -> list[list[str]]:
             paper = format(cell.paper, form)
             here = mean_and_spread(values, form)
             about = f"{cell.table}{' (drawn shapes)' if cell.scale == 'shapes' else ''}"
-            rows.append([group.name, about, cell.row, cell.column, here, paper, told or "–"])
+            name = f"{group.name} (changed)" if changed else group.name
+            rows.append([name, about, cell.row, cell.column, here, paper])
     return rows
+
+
+def _changed(group: Group) -> str | None:
+    """Where a group's numbers are not those of the config that the table goes by."""
+    changed = changes(group.shown)
+    if not changed:
+        return None
+    more = f" and {counted(len(changed) - CHANGES, 'key')} more" if len(changed) > CHANGES else ""
+    name = group.shown.config_name
+    return f"{group.name} is not {name} as it is shipped: {', '.join(changed[:CHANGES])}{more}."
 
 
 def _way(run: ReadRun) -> str:

@@ -17,6 +17,7 @@ from cgt.report.figures import (
     strip_uri,
     svg_file,
 )
+from cgt.wording import counted
 
 LARGEST = 5_000_000
 """Bytes of a page at most."""
@@ -72,6 +73,8 @@ def rendered(title: str, sections: Sequence[Section], side: int = SIDES[0]) -> s
         sections=sections,
         drawn=lambda plot: Markup(page_svg(plot)),
         pictures=pictures,
+        counted=counted,
+        breakable=lambda name: Markup("/<wbr>").join(name.split("/")),
         dashes=dash_array,
         colours=len(SERIES),
         small=SMALL,

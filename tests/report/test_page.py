@@ -100,10 +100,11 @@ def test_every_picture_can_be_decoded(of_all: tuple[str, Path]) -> None:
 
 
 def test_drawings_have_colours_of_the_theme_alone(of_all: tuple[str, Path]) -> None:
-    [section] = re.findall(r'<section id="curves".*?</section>', of_all[0], re.DOTALL)
-    assert "var(--series-1)" in section
-    assert "var(--ink)" in section
-    assert not re.search(r"#[0-9a-f]{6}\b", section)
+    for name in ("curves", "iterations"):
+        [section] = re.findall(rf'<section id="{name}".*?</section>', of_all[0], re.DOTALL)
+        assert "var(--series-1)" in section
+        assert "var(--ink)" in section
+        assert not re.search(r"#[0-9a-f]{6}\b", section)
 
 
 def test_old_classes_are_told_to_be_identical_only_where_they_are(runs: Path, own: Own) -> None:

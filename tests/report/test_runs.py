@@ -12,7 +12,7 @@ from cgt.cli import main
 from cgt.config import dump, load
 from cgt.errors import UserError
 from cgt.report.assemble import read_groups
-from cgt.report.blocks import Table
+from cgt.report.blocks import Table, Words
 from cgt.report.changes import changes
 from cgt.report.curves import POINTS, averaged, scores
 from cgt.report.paper import cells_of
@@ -118,11 +118,13 @@ def test_a_run_that_departs_from_its_config_says_where(runs: Path, own: Own) -> 
     assert changes(read_run(run)) == ["optim.beta2=0.5"]
 
 
-def test_the_table_beside_the_paper_says_what_was_changed(runs: Path) -> None:
+def test_numbers_beside_the_papers_are_marked_where_the_run_is_changed(runs: Path) -> None:
     section = scores(read_groups([runs / "bsa"]))
     (table,) = [block for block in section.blocks if isinstance(block, Table) and "paper" in block.head]
-    assert table.head[-1] == "changed"
-    assert all(row[-1].startswith("steps=3, batch_size=8") for row in table.rows)
+    assert {row[0] for row in table.rows} == {"shapes/bsa (changed)"}
+    said = section.blocks[-1]
+    assert isinstance(said, Words)
+    assert said.text.startswith("shapes/bsa is not shapes/bsa as it is shipped: steps=3, batch_size=8, ")
 
 
 def test_what_is_no_run_is_refused_by_what_it_is(runs: Path, tmp_path: Path) -> None:
