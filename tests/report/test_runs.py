@@ -125,6 +125,7 @@ def test_numbers_beside_the_papers_are_marked_where_the_run_is_changed(runs: Pat
     said = section.blocks[-1]
     assert isinstance(said, Words)
     assert said.text.startswith("shapes/bsa is not shapes/bsa as it is shipped: steps=3, batch_size=8, ")
+    assert "eval.features" not in said.text
 
 
 def test_what_is_no_run_is_refused_by_what_it_is(runs: Path, tmp_path: Path) -> None:
