@@ -224,7 +224,7 @@ def _curve(groups: Sequence[Group], name: str) -> Plot:
         for i, group, points in lines:
             steps, means, least, greatest = zip(*points, strict=True)
             style: Mapping[str, Any] = style_of(i)
-            marker = "o" if len(points) < 30 else None
+            marker = "o" if len(points) < 15 else None
             axes.plot(steps, means, label=labelled(group), linewidth=1.5, marker=marker, ms=2.5, **style)
             if len(group.runs) > 1:
                 axes.fill_between(steps, least, greatest, color=style["color"], alpha=0.15, linewidth=0)
