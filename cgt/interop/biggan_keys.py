@@ -125,7 +125,7 @@ TRANSFERRED_DISCRIMINATOR = KeyMap(layers={**TRUNK_LAYERS, "new_embed": "embeddi
 
 OUTPUT_VARIANCE = "output_layer.0.stored_var"
 OUTPUT_EPS = 1e-5
-"""What the original's output norm adds to the variance; BN_eps is an option of its other norms alone."""
+"""What the original's output norm adds to the variance; BN_eps, its option, is for the other norms alone."""
 
 LOGS = re.compile(r"\.sv\d+$|\.u[1-9]\d*$")
 """Singular values, and the vectors of all but the largest: the original computes with neither."""
