@@ -29,12 +29,13 @@ from cgt.interop.biggan_keys import (
     PER_LAYER,
 )
 from cgt.interop.biggan_networks import generator_keys
+from cgt.models.banks import with_classes
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.layers import SpectralNormalised
 from cgt.models.layouts import GENERATOR_LAYOUTS, published_discriminator, published_generator
 
-OPTIONS: frozenset[str] = frozenset()
+OPTIONS = frozenset({"classes"})
 KIND = FolderKind("a BigGAN-PyTorch checkpoint", ("G_ema.pth", "state_dict.pth"), ("D.pth", "README.md"))
 PROGRAM = """
 import torch
@@ -60,20 +61,23 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         UserError: the program has no such generator.
         RunError: what is read again makes other pictures.
     """
-    files, missing = checkpoint(model.generator, model.discriminator)
+    generator = model.generator
+    if options.classes is not None:
+        generator = with_classes(generator, options.classes)
+    files, missing = checkpoint(generator, model.discriminator)
     for name, content in files.items():
         torch.save(content, folder / name)
     parity = None
     if options.verify:
-        again, _, _ = way_in.convert(folder, classes=model.generator.classes)
-        parity = measure(model.generator, model.generator.classes, again)
+        again, _, _ = way_in.convert(folder, classes=generator.classes)
+        parity = measure(model.generator, generator.classes, again)
     return Written(
         about="A checkpoint as BigGAN-PyTorch writes it, with every key that its strict loading asks for. "
         "Raw weights and the vectors of spectral norm are there, so that it can be trained on; optimisers "
         "begin anew.",
         needs="torch and BigGAN-PyTorch",
-        program=PROGRAM.format(module=_module(model.generator)),
-        classes=tuple(model.generator.classes),
+        program=PROGRAM.format(module=_module(generator)),
+        classes=tuple(generator.classes),
         parity=parity,
         notes={"D.pth": f"left out: {missing}"} if missing else {},
     )
@@ -146,14 +150,14 @@ def _faults(generator: Generator) -> list[str]:
     if count > 1:
         faults.append(
             f"it has {count} class banks, each with batch-norm statistics of its own, and the program one: "
-            "make models with one alone (`cgt banks remove MODEL --bank K OUT`)"
+            "name the classes of one bank with --classes (old, new, or names)"
         )
     elif kind not in ("tables", "embedding"):
         faults.append(f"its classes, of a {kind} bank, are made of z, where the program's are fixed")
     elif kind == "tables" and generator.config.hierarchical:
         faults.append(
             "its classes are plain tables beside a hierarchical z, as a transfer leaves them; the program "
-            "makes such classes of a shared embedding: of this model, the source's bank can go back"
+            "makes such classes of a shared embedding: of this model, the source's can go back (--classes)"
         )
     widths, deep = generator.config.widths(resolution), generator.config.deep
     published: tuple[int, ...] = ()

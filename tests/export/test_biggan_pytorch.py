@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from cgt.cli import main
 from cgt.errors import UserError
 from cgt.export.base import Model, Options
 from cgt.export.biggan_pytorch import checkpoint, export
 from cgt.interop.biggan_pytorch import convert
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.discriminator import Discriminator, DiscriminatorConfig
+from cgt.models.folder import load_model, save_model
 from tests.interop.checkpoints import FORMATS, GOLDEN
 
 CLASSES = ["a", "b", "c"]
@@ -116,7 +118,10 @@ def folded(generator: Generator) -> Generator:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: extended(network(PER_LAYER)), r"it has 2 class banks.*cgt banks remove MODEL --bank K OUT"),
+        (
+            lambda: extended(network(PER_LAYER)),
+            r"it has 2 class banks.*name the classes of one bank with --classes",
+        ),
         (lambda: with_tables(network(HIERARCHICAL)), "plain tables beside a hierarchical z"),
         (lambda: folded(network(PER_LAYER)), "folded into the weights"),
         (
@@ -140,6 +145,26 @@ def test_what_the_program_has_not_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=told):
         written(make(), None, tmp_path / "back")
     assert not list((tmp_path / "back").iterdir())
+
+
+@pytest.mark.parametrize(("classes", "with_d"), [("old", False), ("new", True)])
+def test_one_bank_of_an_extended_model_goes_back_by_its_classes(
+    classes: str, with_d: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "back"
+    save_model(model, extended(network(PER_LAYER)), Discriminator(DISCRIMINATOR, 32, ["d"]), provenance={})
+    command = ["export", str(model), str(out), "--format", "biggan-pytorch"]
+    assert main(command) == 2
+    assert "name the classes of one bank" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+    assert main([*command, "--classes", classes]) == 0
+    whole, again = load_model(model)[0], convert(out)[0]
+    ids = torch.tensor([0, 1, 2] if classes == "old" else [3])
+    z = torch.randn(len(ids), 4)
+    with torch.no_grad():
+        torch.testing.assert_close(again(z, ids - ids[0]), whole(z, ids), rtol=0, atol=1e-6)
+    assert (out / "D.pth").exists() == with_d
+    assert ("left out: the discriminator knows other classes" in (out / "README.md").read_text()) != with_d
 
 
 @pytest.mark.parametrize(
