@@ -63,7 +63,10 @@ def read_plain_values(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a pickled dict, or is incomplete ({_first_line(error)}).") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {_described(content)}, not a dict.")
-    return _plain(content)
+    try:
+        return _plain(content)
+    except RecursionError:
+        raise UserError(f"{path} holds dicts without end: get an unbroken copy.") from None
 
 
 class _Inert:

@@ -192,7 +192,13 @@ def test_training_state_is_read_without_executing_it(
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps([1, 2])])
+def endless() -> bytes:
+    content: dict[str, Any] = {}
+    content["config"] = content
+    return b"".join(pickle.dumps(part) for part in (0, 0, 0, content))
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps([1, 2]), endless()])
 def test_unreadable_training_state_does_not_stop_a_conversion(content: bytes, checkpoint: Path) -> None:
     (checkpoint / "state_dict.pth").write_bytes(content)
     generator, _, provenance = convert(checkpoint)
