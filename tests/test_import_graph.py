@@ -42,6 +42,8 @@ SIDEWAYS = {
 MODELS_MAY_USE = {
     "cgt.models.films": {"cgt.images"},
     "cgt.models.folder": {"cgt", "cgt.errors", "cgt.files", "cgt.images", "cgt.rng"},
+    "cgt.models.mixes": {"cgt.errors"},
+    "cgt.models.naming": {"cgt.catalog", "cgt.errors"},
     "cgt.models.record": {"cgt.errors"},
     "cgt.models.sampling": {"cgt.errors", "cgt.images", "cgt.rng"},
 }

@@ -91,10 +91,11 @@ def remove(
     only as a whole. The discriminator, which further transfers need, is copied, unless its classes are those
     removed.
     """
-    from cgt.data.selection import choose, class_names
+    from cgt.data.selection import class_names
     from cgt.files import refuse_existing
     from cgt.models.banks import bank_with_classes, banks_of, without_bank
     from cgt.models.folder import KIND, find_model, load_model, save_model
+    from cgt.models.naming import choose
 
     if (bank is None) == (classes is None):
         raise UserError("say which bank goes: with --bank or with --classes, and not with both.")

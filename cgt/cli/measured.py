@@ -9,12 +9,13 @@ from cgt.cli.classes import chosen_classes
 from cgt.data import DataConfig, open_pictures
 from cgt.data.loose import LoosePictures, holds_pictures
 from cgt.data.manifest import FILE as MANIFEST
-from cgt.data.selection import choose, class_names
+from cgt.data.selection import class_names
 from cgt.errors import UserError
 from cgt.files import sha256
 from cgt.metrics.settings import EvalConfig
 from cgt.models.biggan import Generator
 from cgt.models.folder import find_model, load_generator
+from cgt.models.naming import choose
 from cgt.runs import CONFIG
 
 if TYPE_CHECKING:

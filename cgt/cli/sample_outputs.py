@@ -16,7 +16,8 @@ from cgt.files import FolderKind, replacing_folder, sha256, write_json
 from cgt.images import encode, save_film, save_grid, to_pil
 from cgt.models.biggan import Generator
 from cgt.models.films import frames_of
-from cgt.models.sampling import Mix, grid_zoom, own_latents, pictures_of, shared_latents
+from cgt.models.mixes import Mix
+from cgt.models.sampling import grid_zoom, own_latents, pictures_of, shared_latents
 from cgt.progress import work_progress
 from cgt.threads import in_threads
 

@@ -14,10 +14,11 @@ from cgt.config import Section
 from cgt.data.cache import Cache
 from cgt.data.manifest import ShardFolder, open_shards
 from cgt.data.resident import ResidentPictures
-from cgt.data.selection import Classes, Selection, choose, class_names
+from cgt.data.selection import Classes, Selection, class_names
 from cgt.data.stream import Reading, StreamedPictures
 from cgt.data.workers import default_workers
 from cgt.errors import UserError
+from cgt.models.naming import choose
 
 RESIDENT_BYTES = 2 * 2**30
 """Decoded pictures up to this size are held in memory."""

@@ -12,11 +12,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from cgt.catalog import did_you_mean
 from cgt.data.manifest import Manifest, Shard
 from cgt.data.samples import Sample
 from cgt.errors import UserError
-from cgt.models.naming import distinct, listed
+from cgt.models.naming import distinct
 
 
 def _numbers_as_names(value: Any) -> Any:
@@ -52,20 +51,6 @@ def class_names(names: str | Sequence[str]) -> tuple[str, ...]:
         return distinct(names)
     except ValueError as error:
         raise UserError(f"{where}: {error}.") from None
-
-
-def choose(known: Sequence[str], wanted: Iterable[str], place: str) -> tuple[str, ...]:
-    """`wanted`, if all of it is `known`.
-
-    Raises:
-        UserError: naming what `place` has no class for.
-    """
-    wanted = tuple(wanted)
-    unknown = [name for name in wanted if name not in set(known)]
-    if unknown:
-        missing = ", ".join(map(repr, unknown[:5])) + did_you_mean(unknown[0], known)
-        raise UserError(f"{place} has no class {missing}. It has: {listed(known)}.")
-    return wanted
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from cgt.data.partial import partial_build, refuse_output
 from cgt.data.repack import NoReport, fingerprint, relabelled
 from cgt.data.room import ROOM, refuse_small_disk
 from cgt.data.samples import Sample
-from cgt.data.selection import choose
 from cgt.data.shard_writer import write_shards
 from cgt.data.sources import Picture
 from cgt.data.tar import BLOCK
 from cgt.errors import UserError
+from cgt.models.naming import choose
 
 Progress = Callable[[int, int], None]
 _SECOND, _FIRST, _UNDECIDED = 0, 1, 2

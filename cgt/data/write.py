@@ -19,12 +19,11 @@ from cgt.data.manifest import MAX_SIZE, Build, Manifest
 from cgt.data.partial import PartialBuild, partial_build, refuse_output
 from cgt.data.report import Report
 from cgt.data.room import ROOM, refuse_small_disk
-from cgt.data.selection import choose
 from cgt.data.shard_writer import recall, write_shards
 from cgt.data.sources import Picture
 from cgt.data.square import FILTERS, Filter
 from cgt.errors import UserError
-from cgt.models.naming import distinct, repeated
+from cgt.models.naming import choose, distinct, repeated
 
 PROBE = 32
 """Pictures that are encoded to estimate the size of all."""

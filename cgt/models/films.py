@@ -11,15 +11,8 @@ from torch import Tensor
 
 from cgt.images import enlarged, grid
 from cgt.models.biggan import Generator
-from cgt.models.sampling import (
-    PICTURES_AT_ONCE,
-    Drawn,
-    Mix,
-    grid_zoom,
-    largest_latent,
-    latent,
-    pictures_of,
-)
+from cgt.models.mixes import Mix
+from cgt.models.sampling import PICTURES_AT_ONCE, Drawn, grid_zoom, largest_latent, latent, pictures_of
 
 
 def frames_of(

@@ -1,9 +1,12 @@
-"""What class names may be, wherever they come in, how they are listed, and the kinds of banks."""
+"""What class names may be, wherever they come in, how they are listed and chosen, and the kinds of banks."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
+
+from cgt.catalog import did_you_mean
+from cgt.errors import UserError
 
 BankKind = Literal["embedding", "tables", "mined", "steered"]
 """What a model folder calls its banks, by what their classes are made of."""
@@ -42,3 +45,17 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """The names in a row for a message; of more than `most`, the first and the number of the others."""
     others = len(names) - most
     return ", ".join(names[:most]) + (f" and {others} more" if others > 0 else "")
+
+
+def choose(known: Sequence[str], wanted: Iterable[str], place: str) -> tuple[str, ...]:
+    """`wanted`, if all of it is `known`.
+
+    Raises:
+        UserError: naming what `place` has no class for.
+    """
+    wanted = tuple(wanted)
+    unknown = [name for name in wanted if name not in set(known)]
+    if unknown:
+        missing = ", ".join(map(repr, unknown[:5])) + did_you_mean(unknown[0], known)
+        raise UserError(f"{place} has no class {missing}. It has: {listed(known)}.")
+    return wanted

@@ -8,7 +8,6 @@ Shapes: N pictures, J classes that are mixed, K pictures of a class, Z latent si
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,35 +18,13 @@ from cgt import rng
 from cgt.errors import RunError
 from cgt.images import save_grid, to_uint8
 from cgt.models.biggan import Generator
+from cgt.models.mixes import Mix
 
 PICTURES_AT_ONCE = 64
 LEVELLED_CUT = 2.0
 """Where z is cut off before truncation multiplies it, in the published BigGAN-deep."""
 GRID_CELL = 64
 """Pixels that a picture of a grid has at least, so that small ones can be seen."""
-
-
-@dataclass(frozen=True)
-class Mix:
-    """What a picture is of: one class, or a point between several."""
-
-    name: str
-    """As people write it: a class's name, or "tench:0.5+alley:0.5"."""
-    parts: tuple[tuple[str, float], ...]
-    """Names of classes, and their weights, which add up to 1."""
-
-    @classmethod
-    def of(cls, name: str) -> "Mix":
-        """The class `name` alone."""
-        return cls(name, ((name, 1.0),))
-
-    def towards(self, other: "Mix", share: float) -> "Mix":
-        """The point at `share` of the way to another, from 0 (this) to 1 (the other)."""
-        weights = {name: (1 - share) * weight for name, weight in self.parts}
-        for name, weight in other.parts:
-            weights[name] = weights.get(name, 0.0) + share * weight
-        parts = tuple((name, weight) for name, weight in weights.items() if weight)
-        return Mix("+".join(f"{name}:{weight:g}" for name, weight in parts), parts)
 
 
 class Drawn(NamedTuple):

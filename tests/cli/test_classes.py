@@ -7,7 +7,7 @@ import pytest
 from cgt.cli.classes import chosen_mixes
 from cgt.errors import UserError
 from cgt.models.biggan import Generator, GeneratorConfig
-from cgt.models.sampling import Mix
+from cgt.models.mixes import Mix
 
 NAMES = ("tench", "alley", "a:0.5", "c++", "a:0.5+tench", "x+y", "red fox")
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from cgt.data.manifest import Manifest, Shard
 from cgt.data.samples import Sample
-from cgt.data.selection import Selection, choose, class_names
+from cgt.data.selection import Selection, class_names
 from cgt.errors import UserError
+from cgt.models.naming import choose
 
 CLASSES = ("ant", "bee", "cat")
 

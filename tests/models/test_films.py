@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cgt.models.biggan import Generator
 from cgt.models.films import frames_of, slerp
-from cgt.models.sampling import Mix
+from cgt.models.mixes import Mix
 from tests import tiny
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from cgt.errors import RunError
 from cgt.models.biggan import Generator
-from cgt.models.sampling import Drawn, Mix, own_latents, pictures_of, shared_latents
+from cgt.models.mixes import Mix
+from cgt.models.sampling import Drawn, own_latents, pictures_of, shared_latents
 from cgt.training.trainer import snapshot
 from tests import tiny
 from tests.transfer.methods import make, trained

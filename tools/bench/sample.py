@@ -25,7 +25,7 @@ from cgt.files import write_bytes
 from cgt.images import encode_png
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, save_model
-from cgt.models.sampling import Mix
+from cgt.models.mixes import Mix
 from cgt.wording import counted
 
 SHAPES = {
