@@ -39,9 +39,7 @@ class Mix:
         return Mix("+".join(f"{name}:{weight:g}" for name, weight in parts), parts)
 
 
-def wanted_mixes(
-    classes: Wanted, known: Sequence[str]
-) -> list[Mix]:
+def wanted_mixes(classes: Wanted, known: Sequence[str]) -> list[Mix]:
     """What a caller asks for, in its order.
 
     Args:
