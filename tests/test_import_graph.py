@@ -40,8 +40,11 @@ SIDEWAYS = {
 """Who may use whom on one level."""
 
 MODELS_MAY_USE = {
+    "cgt.models.card": {"cgt", "cgt.files", "cgt.rng"},
     "cgt.models.films": {"cgt.images"},
-    "cgt.models.folder": {"cgt", "cgt.errors", "cgt.files", "cgt.images", "cgt.rng"},
+    "cgt.models.folder": {"cgt.errors", "cgt.files"},
+    "cgt.models.hub": {"cgt.errors"},
+    "cgt.models.interface": {"cgt", "cgt.errors"},
     "cgt.models.mixes": {"cgt.errors"},
     "cgt.models.naming": {"cgt.catalog", "cgt.errors"},
     "cgt.models.record": {"cgt.errors"},

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cgt.models import biggan_deep
 from cgt.models.conditions import Conditions, bank_of, evaluation_conditions, training_conditions
+from cgt.models.interface import GeneratorInterface, check_inputs
 from cgt.models.layers import (
     Conv2d,
     Linear,
@@ -71,7 +72,7 @@ class OutputAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
 
-class Generator(nn.Module):
+class Generator(GeneratorInterface, nn.Module):
     """G(z, y): one generator with one or more class banks.
 
     A source, a converted and an extended generator are all this class.
@@ -226,21 +227,19 @@ class Generator(nn.Module):
             truncation: in (0, 1], of the z that are given; banks whose statistics go by it take those of it.
 
         Raises:
-            ValueError: z is not `dim_z` wide, or the truncation out of its range.
+            ValueError: z is not `dim_z` wide, the truncation out of its range or, on the CPU, y has an id that
+                no class has.
         """
         if not 0 < truncation <= 1:
             raise ValueError(
                 f"truncation is {truncation}, and must be above 0 and at most 1: give 1 for none"
             )
-        if z_NZ.shape[1] != self.dim_z:
-            raise ValueError(
-                f"z has {z_NZ.shape[1]} numbers a picture, and this generator takes {self.dim_z}: "
-                "use its dim_z"
-            )
+        first = self.first_of_last_bank if self.training else 0
+        check_inputs(z_NZ, y_N, self.dim_z, range(first, len(self.classes)))
         tables = self.last_bank.tables() if tables is None else tables
         if not self.training:
             return self.synthesise(self._evaluation(z_NZ, y_N, tables, truncation))
-        y_N = y_N - self.first_of_last_bank
+        y_N = y_N - first
         latents = self.last_bank.latents(z_NZ, y_N, self)
         return self.synthesise(training_conditions(self.last_bank, tables, self._affine, latents, y_N))
 
@@ -257,7 +256,11 @@ class Generator(nn.Module):
             y_NJ: int64 class ids, indices into `classes`.
             weight_NJ: of each class, usually from 0 to 1 with the sum 1; beyond that they extrapolate.
             truncation: as in `forward`.
+
+        Raises:
+            ValueError: as `forward`.
         """
+        check_inputs(z_NZ, y_NJ, self.dim_z, range(len(self.classes)))
         assert not self.training, "classes are mixed by their running statistics, in eval mode"
         tables = self.last_bank.tables()
         parts = [self._evaluation(z_NZ, y_N, tables, truncation) for y_N in y_NJ.unbind(1)]

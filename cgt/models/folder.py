@@ -14,7 +14,7 @@ norm, no `x.u`, and banks of plain tables where their classes have any. Numbers 
 bfloat16; in memory they are float32.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,16 +23,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cgt import rng
 from cgt.errors import UserError
-from cgt.files import FolderKind, refuse_existing, replacing_folder, write_json, write_text
+from cgt.files import FolderKind, refuse_existing, replacing_folder, write_json
 from cgt.models.biggan import Generator
+from cgt.models.card import write_card
 from cgt.models.discriminator import Discriminator
 from cgt.models.mined import MinedBank
 from cgt.models.naming import BankKind
 from cgt.models.norm import Bank, ClassBank, EmbeddedBank
 from cgt.models.record import FILE, BankRecord, DiscriminatorRecord, ModelRecord, not_a_model, read_record
-from cgt.models.sampling import write_class_grid
 from cgt.models.steered import SteeredBank
 
 KIND = FolderKind(
@@ -44,12 +43,9 @@ KIND = FolderKind(
 STORED_AS = (torch.float32, torch.float16, torch.bfloat16)
 """The number types that parameters may have in the files."""
 
-CARD_CLASSES = 10
-CARD_COLUMNS = 8
-
 
 def save_model(
-    folder: Path,
+    folder: str | Path,
     generator: Generator,
     discriminator: Discriminator | None = None,
     *,
@@ -73,6 +69,7 @@ def save_model(
             large for `dtype`.
         RunError: the disk is full; what stood there before is untouched.
     """
+    folder = Path(folder)
     refuse_existing(folder, overwrite=overwrite, kind=KIND)
     banks = [cast(Bank, bank) for bank in generator.banks]
     record = ModelRecord(
@@ -91,7 +88,7 @@ def save_model(
         save_file(_stored(generator, dtype), temporary / "generator.safetensors")
         if discriminator is not None:
             save_file(_stored(discriminator, dtype), temporary / "discriminator.safetensors")
-        _write_card(temporary, generator, provenance)
+        write_card(temporary, generator, provenance)
         write_json(temporary / FILE, record.to_json())
 
 
@@ -106,28 +103,55 @@ def load_model(folder: str | Path) -> tuple[Generator, Discriminator | None]:
     """
     folder = Path(folder)
     record = read_record(folder)
+    generator, discriminator = _without_storage(folder, record)
+    _load(generator, folder / "generator.safetensors")
+    if discriminator is not None:
+        _load(discriminator, folder / "discriminator.safetensors")
+    generator.provenance = record.provenance
+    return generator.eval(), discriminator.eval() if discriminator is not None else None
+
+
+def load_generator(path: str | Path, *, fold: bool = True) -> Generator:
+    """The generator of a model for use: eval mode, on the CPU, in float32, without gradients.
+
+    A discriminator in the folder is not read, and need not be there. Nothing in the files is executed.
+
+    Args:
+        path: a model folder; or a run folder, for its best, or else its latest, model.
+        fold: fix the spectral norms and bake the banks, which makes the same pictures with less work. What is
+            not folded can be saved for further training.
+
+    Raises:
+        UserError: no model, a damaged one, or one of another architecture or a later format.
+
+    >>> generator = load_generator("models/source")
+    >>> generator.classes, generator.resolution
+    (['tench', 'alley'], 8)
+    """
+    folder = find_model(path)
+    record = read_record(folder)
+    generator, _ = _without_storage(folder, record.model_copy(update={"discriminator": None}))
+    _load(generator, folder / "generator.safetensors")
+    generator.provenance = record.provenance
+    generator.eval()
+    if fold:
+        generator.fold()
+    return generator.requires_grad_(False)
+
+
+def _without_storage(folder: Path, record: ModelRecord) -> tuple[Generator, Discriminator | None]:
+    """The networks of a record on the meta device.
+
+    Raises:
+        UserError: the record describes none.
+    """
     try:
         # Without storage until the stored tensors are known to fit: a wrong size costs nothing, and weights
         # that are read don't have to be drawn first.
         with torch.device("meta"):
-            generator, discriminator = undrawn(record)
+            return undrawn(record)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # torch has all of these for sizes
         raise not_a_model(folder, [str(error).partition("\n")[0]]) from error
-    _load(generator, folder / "generator.safetensors")
-    if discriminator is not None:
-        _load(discriminator, folder / "discriminator.safetensors")
-    return generator.eval(), discriminator.eval() if discriminator is not None else None
-
-
-def load_generator(folder: str | Path) -> Generator:
-    """The generator of a model folder for use: eval mode, CPU, spectral norm folded, banks baked.
-
-    Raises:
-        UserError: no model folder, a damaged one, or one of another architecture or a later format.
-    """
-    generator, _ = load_model(folder)
-    generator.fold()
-    return generator.requires_grad_(False)
 
 
 def find_model(path: str | Path) -> Path:
@@ -229,48 +253,3 @@ def _misfits(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iter
             yield f"{name} is of {found.dtype}"
         elif not found.isfinite().all():
             yield f"{name} is not finite"
-
-
-def _write_card(folder: Path, generator: Generator, provenance: Mapping[str, Any]) -> None:
-    classes = generator.classes
-    shown = torch.linspace(0, len(classes) - 1, min(len(classes), CARD_CLASSES)).round().long()
-    z_KZ = rng.normal((CARD_COLUMNS, generator.dim_z), 0, "model card")
-    write_class_grid(folder / "samples.png", generator, shown.tolist(), z_KZ)
-    write_text(folder / "README.md", _card(generator, provenance))
-
-
-def _card(generator: Generator, provenance: Mapping[str, Any]) -> str:
-    banks: Sequence[Bank] = [cast(Bank, bank) for bank in generator.banks]
-    lines = [
-        f"- bank {i}: {len(bank.classes)} classes: {', '.join(bank.classes)}" for i, bank in enumerate(banks)
-    ]
-    origin = [
-        f"- {key}: {value}" for key, value in provenance.items() if isinstance(value, (str, int, float, bool))
-    ]
-    return "\n".join(
-        [
-            "# A class-conditional image generator",
-            "",
-            f"BigGAN at {generator.resolution} px, {len(generator.classes)} classes, "
-            f"{sum(p.numel() for p in generator.parameters()):,} parameters.",
-            "",
-            "![samples, one row a class](samples.png)",
-            "",
-            "```python",
-            "import cgt, torch",
-            "",
-            'generator = cgt.load_generator(".")',
-            f"images = generator(torch.randn(4, {generator.dim_z}), torch.tensor([0, 0, 1, 1]))  # (4, 3, "
-            f"{generator.resolution}, {generator.resolution}) in [-1, 1]",
-            "```",
-            "",
-            "## Classes",
-            "",
-            *lines,
-            "",
-            "## Provenance",
-            "",
-            *origin,
-            "",
-        ]
-    )
