@@ -209,6 +209,7 @@ def refuse_existing(
     overwrite: bool,
     kind: FolderKind | None = None,
     inputs: Iterable[str | Path | None] = (),
+    option: str = "--overwrite",
 ) -> None:
     """Refuse an output that is there already, unless it may be replaced.
 
@@ -219,6 +220,7 @@ def refuse_existing(
             where the caller looks what a folder holds.
         inputs: what the command reads. An output that is one of them, holds one or lies in one is not
             replaced. URLs and names are no paths, and do no harm here.
+        option: what the caller calls `overwrite`, for messages.
 
     Raises:
         UserError: `path` is not an empty folder and can't be replaced, or the current folder is in it.
@@ -226,14 +228,13 @@ def refuse_existing(
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
-        raise UserError(f"{path} exists already: name another output, or add --overwrite to replace it.")
+        raise UserError(f"{path} exists already: name another output, or add {option} to replace it.")
     if Path.cwd().is_relative_to(path.resolve()):
         raise UserError(f"{path} can't be replaced while the command runs in it: name a folder of its own.")
     refuse_inputs(path, inputs)
     if kind and (misfit := kind.misfit(path)):
         raise UserError(
-            f"{path} {misfit}, so --overwrite does not replace it: name another output, or "
-            "remove it yourself."
+            f"{path} {misfit}, so {option} does not replace it: name another output, or remove it yourself."
         )
 
 

@@ -200,5 +200,23 @@ def test_a_shared_embedding_makes_an_embedded_bank_and_new_banks_are_plain_table
 
 @pytest.mark.parametrize("y", [-1, 8])
 def test_class_ids_that_do_not_exist_are_refused(y: int, extended: Generator) -> None:
-    with pytest.raises(IndexError):
+    rule = f"there is no class {y}: ids are 0 to 7"
+    with pytest.raises(ValueError, match=rule):
         extended(latents(extended), torch.full((8,), y))
+    with pytest.raises(ValueError, match=rule):
+        extended.interpolate(latents(extended), torch.tensor([[0, y]] * 8), torch.full((8, 2), 0.5))
+
+
+def test_in_training_the_ids_are_those_of_the_last_bank(extended: Generator) -> None:
+    first = extended.first_of_last_bank
+    extended = copy.deepcopy(extended).train()
+    extended(latents(extended), torch.full((8,), first))
+    with pytest.raises(ValueError, match=f"no class {first - 1}: ids are {first} to 7.* of its last bank"):
+        extended(latents(extended), torch.full((8,), first - 1))
+
+
+def test_where_ids_are_on_another_device_nobody_waits_for_their_values(extended: Generator) -> None:
+    """Of the meta device there is no value to wait for: looking at one is an error."""
+    extended = copy.deepcopy(extended).to("meta")
+    x = extended(latents(extended).to("meta"), torch.zeros(8, dtype=torch.int64, device="meta"))
+    assert x.shape == (8, 3, extended.resolution, extended.resolution)
