@@ -16,6 +16,7 @@ from cgt.metrics.settings import lower_is_better
 from cgt.metrics.suite import Evaluator
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.discriminator import Discriminator, DiscriminatorConfig
+from cgt.models.naming import listed
 from cgt.progress import stderr_console
 from cgt.runs import RunFolder, options_of, versions
 from cgt.training.loop import Evaluation, train
@@ -187,4 +188,10 @@ def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evalua
             f"eval.data {config.data} has pictures of {measure.resolution} px, and the run trains on "
             f"{pictures.resolution} px: build it with --size {pictures.resolution}."
         )
-    return Evaluation(measure, config.best, lower)
+    how = {
+        "data": config.data or settings.data.shards,
+        "classes": listed(measure.classes),
+        "features": config.features,
+        "generated_pictures": config.images,
+    }
+    return Evaluation(measure, config.best, lower, how)

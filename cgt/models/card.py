@@ -5,7 +5,6 @@ what the model is meant for) is left to them, and marked.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -204,5 +203,4 @@ def _cell(text: str) -> str:
 
 def _yaml(value: Any) -> str:
     """A text as YAML reads it back, whatever signs it has: JSON is YAML."""
-    text = str(value)
-    return text if re.fullmatch(r"[a-z][a-z0-9.-]*", text) else json.dumps(text)
+    return json.dumps(str(value), ensure_ascii=False)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +37,8 @@ class Evaluation:
     best: str
     """The metric that decides which checkpoint is the best."""
     lower_is_better: bool
+    how: Mapping[str, Any] = field(default_factory=dict)
+    """What the scores are of, in plain values, for the model folders."""
 
 
 @dataclass
@@ -190,6 +192,7 @@ class _Milestones:
         world = self.trainer.world
         generator = snapshot(self.trainer)
         improved = False
+        known: dict[str, Any] = {}
         if evaluate and world.is_main:
             self.journal.show(generator, done, self.trainer.config.seed)
         if evaluate and self.evaluation is not None:
@@ -202,11 +205,15 @@ class _Milestones:
             if self.progress is not None:
                 self.journal.log({"step": done, **metrics})
                 self.progress.report(done, metrics)
+            known = {
+                "scores": {name: value for name, value in metrics.items() if math.isfinite(value)},
+                "measured": dict(self.evaluation.how),
+            }
             score = metrics[self.evaluation.best]
             improved = best.beaten_by(score, lower_is_better=self.evaluation.lower_is_better)
             best = Best(done, score) if improved else best
         if save or improved:
-            self._save(generator, done, best, improved=improved)
+            self._save(generator, done, best, known, improved=improved)
         return best
 
     def put_off(self, done: int, best: Best, *, due: bool) -> None:
@@ -216,7 +223,14 @@ class _Milestones:
         self._save(snapshot(self.trainer), done, best, due=due)
 
     def _save(
-        self, generator: Generator, done: int, best: Best, *, improved: bool = False, due: bool = False
+        self,
+        generator: Generator,
+        done: int,
+        best: Best,
+        known: Mapping[str, Any] | None = None,
+        *,
+        improved: bool = False,
+        due: bool = False,
     ) -> None:
         trainer = self.trainer
         with trainer.of_discriminator.whole():
@@ -233,7 +247,8 @@ class _Milestones:
         generator, discriminator = generator.cpu(), discriminator.cpu()
 
         def write_model(folder: Path) -> None:
-            save_model(folder, generator, discriminator, provenance={**self.provenance, "step": done})
+            provenance = {**self.provenance, "step": done, **(known or {})}
+            save_model(folder, generator, discriminator, provenance=provenance)
 
         self.checkpoints.save(done, state, write_model, best=improved)
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from cgt.cli import main
 from cgt.models.folder import load_generator
+from cgt.models.record import read_record
 from cgt.runs import RunFolder
 from cgt.training.state_files import read_state
 from tests.tiny import SHORT_RUN, SMALL_NETWORKS
@@ -168,6 +169,19 @@ def test_a_measurement_that_fails_costs_no_training(
     assert "Traceback" not in message
     assert "checkpoints/00000002" in message.replace("\n", "")
     load_generator(tmp_path / "run" / "latest" / "model")
+
+
+def test_a_model_that_was_measured_says_what_came_out(workspace: Path, tmp_path: Path) -> None:
+    features, run = tmp_path / "features", tmp_path / "run"
+    assert main(["features", "train", str(workspace / "old"), str(features), "--steps", "1"]) == 0
+    assert pretrain(workspace, run, f"eval.features={features}", "eval.metrics=[fid]", "eval.images=8") == 0
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (last,) = (record for record in records if record["step"] == 3 and "fid" in record)
+    known = read_record(run / "latest" / "model").provenance
+    assert known["scores"] == {name: value for name, value in last.items() if name in known["scores"]}
+    assert known["measured"]["generated_pictures"] == 8
+    card = (run / "latest" / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"| fid | {last['fid']:.6g} |" in card
 
 
 def test_pictures_of_another_size_to_measure_against_are_refused_at_once(
