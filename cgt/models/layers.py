@@ -36,7 +36,8 @@ class SpectralNormalised(nn.Module):
 
     def add_spectral_norm(self) -> None:
         """Begin with a random left vector u, (O,)."""
-        self.register_buffer("u", F.normalize(torch.randn(self.weight.shape[0]), dim=0))
+        u_O = torch.randn(self.weight.shape[0])
+        self.register_buffer("u", u_O if _is_shape_alone(u_O) else F.normalize(u_O, dim=0))
         self.register_module("reparametrisation", None)
 
     def raw_weight(self) -> Tensor:
@@ -50,7 +51,7 @@ class SpectralNormalised(nn.Module):
             return self.weight
         with full_precision(self.weight):
             weight = self.raw_weight()
-            if self.u is None:
+            if self.u is None or _is_shape_alone(weight):
                 return weight
             u_O, v_I = once(functools.partial(self._power_iteration, weight.detach().flatten(1)))
             return weight / torch.dot(u_O, weight.flatten(1).mv(v_I))
@@ -70,6 +71,13 @@ class SpectralNormalised(nn.Module):
         assert not self.training, "folding is for eval mode, where the power iteration stands still"
         self.weight = nn.Parameter(self.normalised_weight(), requires_grad=self.weight.requires_grad)
         self.u = self.reparametrisation = None
+
+
+def _is_shape_alone(x: Tensor) -> bool:
+    """Whether a tensor has no values, so that none need be normalised: which there takes torch's compiler, and
+    that seconds to import.
+    """
+    return x.device.type == "meta"
 
 
 @torch.no_grad()

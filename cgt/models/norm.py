@@ -18,7 +18,7 @@ embedding, F outputs of the first layer, T levels of truncation.
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from cgt.models.layers import Linear, full_precision
 from cgt.models.naming import BankKind, distinct
 from cgt.models.recompute import again
-from cgt.models.sync_norm import SumOverRanks, synchronised_batch_norm
+
+if TYPE_CHECKING:
+    from cgt.models.sync_norm import SumOverRanks
 
 
 class ClassTables(NamedTuple):
@@ -341,7 +343,7 @@ class ConditionalBatchNorm(nn.Module):
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.sum_over_ranks: SumOverRanks | None = None
+        self.sum_over_ranks: "SumOverRanks | None" = None
 
     def forward(self, x_NCHW: Tensor, condition: Condition) -> Tensor:
         """The map, normalised and moved, in its own number type."""
@@ -352,6 +354,9 @@ class ConditionalBatchNorm(nn.Module):
             if self.sum_over_ranks is None:
                 x_NCHW = F.batch_norm(x_NCHW, mean, var, training=True, momentum=momentum, eps=self.eps)
             else:
+                # It comes with torch's compiler, which takes seconds to import.
+                from cgt.models.sync_norm import synchronised_batch_norm
+
                 x_NCHW = synchronised_batch_norm(
                     x_NCHW, mean, var, momentum=momentum, eps=self.eps, sum_over_ranks=self.sum_over_ranks
                 )
@@ -360,7 +365,7 @@ class ConditionalBatchNorm(nn.Module):
         return torch.addcmul(shift, x_NCHW, scale)
 
 
-def synchronise(network: nn.Module, sum_over_ranks: SumOverRanks | None) -> None:
+def synchronise(network: nn.Module, sum_over_ranks: "SumOverRanks | None") -> None:
     """Let all batch norms of `network`, and of its deep copies, take the statistics of all ranks' samples.
 
     Args:
