@@ -74,8 +74,9 @@ class SpectralNormalised(nn.Module):
 
 
 def _is_shape_alone(x: Tensor) -> bool:
-    """Whether a tensor has no values, so that none need be normalised: which there takes torch's compiler, and
-    that seconds to import.
+    """Whether a tensor has no values, and none can be normalised.
+
+    To work out the shape of a norm all the same, torch would import its compiler, which takes seconds.
     """
     return x.device.type == "meta"
 

@@ -343,7 +343,7 @@ class ConditionalBatchNorm(nn.Module):
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.sum_over_ranks: "SumOverRanks | None" = None
+        self.sum_over_ranks: SumOverRanks | None = None
 
     def forward(self, x_NCHW: Tensor, condition: Condition) -> Tensor:
         """The map, normalised and moved, in its own number type."""
