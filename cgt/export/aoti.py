@@ -56,6 +56,7 @@ def compiler() -> str:
     Raises:
         UserError: there is none.
     """
+    from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:

@@ -28,7 +28,7 @@ class KeyMap(NamedTuple):
             rows.update(
                 {theirs + ending: ours + our_ending for ending, our_ending in NORMALISED_LAYER.items()}
             )
-        names = {}
+        names: dict[str, str] = {}
         for i in range(blocks):
             places = {
                 site: self.sites * i + k for k, site in enumerate(("first", "second", "third", "fourth"))

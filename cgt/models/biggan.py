@@ -227,8 +227,8 @@ class Generator(GeneratorInterface, nn.Module):
             truncation: in (0, 1], of the z that are given; banks whose statistics go by it take those of it.
 
         Raises:
-            ValueError: z is not `dim_z` wide, the truncation out of its range or, on the CPU, y has an id that
-                no class has.
+            ValueError: z is not `dim_z` wide, the truncation is out of its range, or on the CPU y has an id
+                that no class has.
         """
         if not 0 < truncation <= 1:
             raise ValueError(
