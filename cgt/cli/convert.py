@@ -151,6 +151,7 @@ def _summary(
         "classes": f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
         "conditioning": conditioning,
         "latent": f"{generator.dim_z}",
+        **({"statistics": f"for {generator.last_bank.levels} truncations"} if generator.levelled else {}),
         "generator": size(generator),
         "discriminator": size(discriminator),
         "norm epsilon": f"{config.bn_eps:g}",

@@ -119,6 +119,7 @@ def sample(
         single = not film and suffix != ".png"
         refuse_existing(out, overwrite=overwrite, kind=KIND if single else None, inputs=(folder,))
     generator = load_generator(folder).to(device())
+    generator.level(truncation)  # refuses what it has no statistics for
     mixes = chosen_mixes(generator, classes)
     order = Order(folder, generator, tuple(mixes), per_class, seed, truncation, batch_size)
     if film:

@@ -31,7 +31,7 @@ def export(model: Model, folder: Path, options: Options) -> Written:
     generator = traceable(model, options)
     path = str((folder / FILE).resolve())
     with torch.no_grad():
-        torch._inductor.aoti_compile_and_package(traced(generator), package_path=path)
+        torch._inductor.aoti_compile_and_package(traced(generator, options), package_path=path)
     parity = None
     if options.verify:
         network = torch._inductor.aoti_load_package(path)

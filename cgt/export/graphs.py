@@ -15,6 +15,7 @@ from cgt.export.base import Input, Model, Options
 from cgt.models.banks import banks_of, with_classes
 from cgt.models.biggan import Generator
 from cgt.models.mixing import mixed
+from cgt.models.sampling import latent_range
 
 OUTPUT = "images"
 EXAMPLES = 3
@@ -36,6 +37,7 @@ def traceable(model: Model, options: Options) -> Generator:
     Raises:
         UserError: a bank looks for its pictures by gradient steps.
     """
+    model.generator.level(options.truncation)  # refuses what it has no statistics for
     generator = folded(model.generator, options.classes)
     for bank in banks_of(generator):
         if bank.kind == "steered":
@@ -50,37 +52,42 @@ def traceable(model: Model, options: Options) -> Generator:
 class ByClass(nn.Module):
     """Pictures of z and class ids. An id that there is not gives a picture of NaN: never another class."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, level: float) -> None:
         super().__init__()
         self.generator = generator
+        self.level = level
         self.classes = len(generator.classes)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Pictures (N, 3, R, R) in [-1, 1] of z (N, Z) and ids y (N,)."""
         known = (y >= 0) & (y < self.classes)
-        images: Tensor = self.generator(z, torch.where(known, y, 0))
+        images: Tensor = self.generator(z, torch.where(known, y, 0), truncation=self.level)
         return torch.where(known[:, None, None, None], images, torch.nan)
 
 
 class ByWeights(nn.Module):
     """Pictures of z and a weight for every class."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, level: float) -> None:
         super().__init__()
         self.generator = generator
+        self.level = level
 
     def forward(self, z: Tensor, weights: Tensor) -> Tensor:
         """Pictures (N, 3, R, R) in [-1, 1] of z (N, Z) and weights (N, S)."""
-        return mixed(self.generator, z, weights)
+        return mixed(self.generator, z, weights, truncation=self.level)
 
 
-def traced(generator: Generator, *, mixing: bool = False) -> ExportedProgram:
-    """The generator as a graph for any number of pictures, by class id or by weights."""
+def traced(generator: Generator, options: Options, *, mixing: bool = False) -> ExportedProgram:
+    """The generator as a graph for any number of pictures, by class id or by weights.
+
+    Of statistics that go by truncation it has those of the options'.
+    """
     z = torch.zeros(EXAMPLES, generator.dim_z)
     second = "weights" if mixing else "y"
     number = torch.full((EXAMPLES, len(generator.classes)), 1.0) if mixing else torch.zeros(EXAMPLES).long()
     batch = Dim("batch", min=1)
-    network = (ByWeights if mixing else ByClass)(generator).eval()
+    network = (ByWeights if mixing else ByClass)(generator, generator.level(options.truncation)).eval()
     with torch.no_grad():
         program = torch.export.export(
             network, (z, number), dynamic_shapes={"z": {0: batch}, second: {0: batch}}, strict=False
@@ -93,13 +100,14 @@ def traced(generator: Generator, *, mixing: bool = False) -> ExportedProgram:
 def inputs(generator: Generator, options: Options) -> tuple[Input, ...]:
     """What goes into a graph, and what comes out."""
     n, size = len(generator.classes), generator.resolution
-    cut = (
-        "any; N(0, 1) in training, and nearer to 0 for less variety and better pictures"
-        if options.truncation is None
-        else f"N(0, 1) within {-options.truncation:g} and {options.truncation:g}: draw again what is beyond"
-    )
+    cut, factor = latent_range(generator, options.truncation)
+    drawn = "any; N(0, 1) in training, and nearer to 0 for less variety and better pictures"
+    if cut is not None:
+        drawn = f"N(0, 1) within {-cut:g} and {cut:g}: draw again what is beyond"
+    if factor != 1:
+        drawn += f"; then multiplied by {factor:g}, for which the batch-norm statistics are"
     rows = [
-        Input(name="z", shape=f"float32 (N, {generator.dim_z})", meaning=cut),
+        Input(name="z", shape=f"float32 (N, {generator.dim_z})", meaning=drawn),
         Input(
             name="y",
             shape="int64 (N,)",
@@ -131,10 +139,12 @@ def facts(generator: Generator, options: Options) -> Mapping[str, object]:
 def torch_program(generator: Generator, options: Options, lines: Sequence[str], package: str) -> str:
     """Lines that load a graph as `network`, and then draw z and make eight pictures of the last class."""
     size, last = generator.dim_z, len(generator.classes) - 1
+    cut, factor = latent_range(generator, options.truncation)
     z = f"torch.randn(8, {size})"
-    if options.truncation is not None:
-        bounds = f"a={-options.truncation:g}, b={options.truncation:g}"
-        z = f"torch.nn.init.trunc_normal_(torch.empty(8, {size}), {bounds})"
+    if cut is not None:
+        z = f"torch.nn.init.trunc_normal_(torch.empty(8, {size}), a={-cut:g}, b={cut:g})"
+    if factor != 1:
+        z += f" * {factor:g}"
     return "\n".join(
         [
             package,

@@ -17,6 +17,7 @@ from cgt.export.graphs import OUTPUT, facts, inputs, size_of, traceable, traced
 from cgt.export.parity import measure
 from cgt.files import FolderKind
 from cgt.models.biggan import Generator
+from cgt.models.sampling import latent_range
 
 OPTIONS = frozenset({"classes", "mixing", "truncation"})
 FILE, MIXING = "generator.onnx", "generator_mixing.onnx"
@@ -70,7 +71,7 @@ def _write(generator: Generator, options: Options, path: Path, *, mixing: bool) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
             program = torch.onnx.export(
-                traced(generator, mixing=mixing), dynamo=True, output_names=[OUTPUT], verbose=False
+                traced(generator, options, mixing=mixing), dynamo=True, output_names=[OUTPUT], verbose=False
             )
     finally:
         logger.setLevel(level)
@@ -99,9 +100,10 @@ def _opened(path: Path, second: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _program(generator: Generator, options: Options) -> str:
-    last, bound = len(generator.classes) - 1, options.truncation
+    last, (cut, factor) = len(generator.classes) - 1, latent_range(generator, options.truncation)
     redraw = "    z[far] = rng.standard_normal(far.sum(), dtype=np.float32)"
-    cut = [f"while (far := np.abs(z) > {bound:g}).any():", redraw] if bound is not None else []
+    truncate = [f"while (far := np.abs(z) > {cut:g}).any():", redraw] if cut is not None else []
+    truncate += [f"z *= {factor:g}"] if factor != 1 else []
     return "\n".join(
         [
             "import numpy as np",
@@ -110,7 +112,7 @@ def _program(generator: Generator, options: Options) -> str:
             f'session = onnxruntime.InferenceSession("{FILE}")',
             "rng = np.random.default_rng(0)",
             f"z = rng.standard_normal((8, {generator.dim_z}), dtype=np.float32)",
-            *cut,
+            *truncate,
             f"y = np.full(8, {last}, dtype=np.int64)  # {generator.classes[last]}",
             f'(images,) = session.run(["{OUTPUT}"], {{"z": z, "y": y}})  # in [-1, 1]',
             "pixels = ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)  # in 0..255",

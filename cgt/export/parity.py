@@ -13,6 +13,7 @@ from cgt import rng
 from cgt.errors import RunError, UserError
 from cgt.models.banks import banks_of
 from cgt.models.biggan import Generator
+from cgt.models.sampling import latent_range
 
 LIMIT = 1e-4
 """What differs by more, in pictures of [-1, 1], is not written."""
@@ -88,8 +89,10 @@ def difference(
     ends = torch.tensor([len(bank.classes) for bank in banks_of(reference)]).cumsum(0)
     bank_S = torch.bucketize(id_S, ends, right=True)
     worst = dict.fromkeys(bank_S.unique().tolist(), 0.0)
+    level = reference.level(truncation)
     for z_NZ, y_N in _batches(reference, bank_S, truncation):
-        difference_N = _difference(reference(z_NZ, id_S[y_N]), exported(z_NZ, y_N))
+        wanted_N3RR = reference(z_NZ, id_S[y_N], truncation=level)
+        difference_N = _difference(wanted_N3RR, exported(z_NZ, y_N))
         for number in bank_S[y_N].unique().tolist():
             worst[number] = max(worst[number], difference_N[bank_S[y_N] == number].max().item())
     mixes = None if mixing is None else _of_mixes(reference, id_S, mixing, truncation)
@@ -108,7 +111,7 @@ def _batches(
             choice = rng.integers(size, len(bank_S), 0, "parity classes", batch)
             y = [of_banks[(start + i) % len(of_banks)] for i in range(size)]
             y_N = torch.stack([ids[c % len(ids)] for ids, c in zip(y, choice, strict=True)])
-            yield latents(reference.dim_z, size, batch, truncation), y_N
+            yield latents(reference, size, batch, truncation), y_N
             batch += 1
 
 
@@ -121,22 +124,20 @@ def _of_mixes(
     """The greatest difference of mixes, of classes drawn from all."""
     worst = 0.0
     for batch, size in enumerate(BATCHES[:2]):
-        z_NZ = latents(reference.dim_z, size, len(BATCHES) + batch, truncation)
+        z_NZ = latents(reference, size, len(BATCHES) + batch, truncation)
         rank_NS = rng.normal((size, len(id_S)), 0, "parity mixes", batch)
         y_NJ = rank_NS.argsort(1)[:, :MIXED]
         weight_NJ = rng.normal(tuple(y_NJ.shape), 0, "parity weights", batch).softmax(1)
         weight_NS = torch.zeros(size, len(id_S)).scatter(1, y_NJ, weight_NJ)
-        wanted = reference.interpolate(z_NZ, id_S[y_NJ], weight_NJ)
+        wanted = reference.interpolate(z_NZ, id_S[y_NJ], weight_NJ, truncation=reference.level(truncation))
         worst = max(worst, _difference(wanted, mixing(z_NZ, weight_NS)).max().item())
     return worst
 
 
-def latents(dim_z: int, count: int, number: int, truncation: float | None) -> Tensor:
-    """z (count, dim_z) of batch `number`."""
-    shape = (count, dim_z)
-    if truncation is None:
-        return rng.normal(shape, 0, "parity latents", number)
-    return rng.truncated_normal(shape, truncation, 0, "parity latents", number)
+def latents(reference: Generator, count: int, number: int, truncation: float | None) -> Tensor:
+    """z (count, Z) of batch `number`."""
+    shape = (count, reference.dim_z)
+    return latent_range(reference, truncation).drawn(shape, 0, "parity latents", number)
 
 
 def _difference(wanted_N3RR: Tensor, found_N3RR: Tensor) -> Tensor:

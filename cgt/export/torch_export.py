@@ -27,7 +27,7 @@ def export(model: Model, folder: Path, options: Options) -> Written:
     told = {FACTS: json.dumps(facts(generator, options), ensure_ascii=False)}
     names = (FILE, MIXING) if options.mixing else (FILE,)
     for name in names:
-        torch.export.save(traced(generator, mixing=name == MIXING), folder / name, extra_files=told)
+        torch.export.save(traced(generator, options, mixing=name == MIXING), folder / name, extra_files=told)
     parity = None
     if options.verify:
         networks = [torch.export.load(folder / name).module() for name in names]

@@ -87,7 +87,7 @@ def generator_shape(found: Weights, trained: Mapping[str, Any]) -> GeneratorShap
     with blaming(found.path):
         config = GeneratorConfig(
             deep=deep,
-            **_widths(published_generator, resolution, widths, deep=deep),
+            **widths_option(published_generator, resolution, widths, deep=deep),
             dim_z=latent * (blocks + 1) if chunk and not deep else latent,
             shared_dim=shared_dim,
             hierarchical=chunk > 0,
@@ -206,7 +206,7 @@ def _discriminator_config(found: Weights, like: GeneratorShape) -> Discriminator
         widths = tuple(found.shape(f"blocks.{i}.0.conv1.weight", 4)[0] for i in range(blocks))
     config = DiscriminatorConfig(
         deep=deep,
-        **_widths(_discriminator_layout, like.resolution, widths, deep=deep),
+        **widths_option(_discriminator_layout, like.resolution, widths, deep=deep),
         init=like.config.init,
     )
     _, halvings = config.layout(like.resolution)
@@ -225,7 +225,7 @@ def _discriminator_layout(resolution: int, *, deep: bool) -> tuple[int, ...]:
     return published_discriminator(resolution, deep=deep)[0]
 
 
-def _widths(layout: Layout, resolution: int, widths: tuple[int, ...], *, deep: bool) -> dict[str, Any]:
+def widths_option(layout: Layout, resolution: int, widths: tuple[int, ...], *, deep: bool) -> dict[str, Any]:
     """The option for these widths: `ch` where they are multiples of the published ones, else `channels`."""
     if resolution in GENERATOR_LAYOUTS:
         published = layout(resolution, deep=deep)

@@ -12,7 +12,7 @@ from torch import Tensor
 from cgt.images import enlarged, grid
 from cgt.models.biggan import Generator
 from cgt.models.mixes import Mix
-from cgt.models.sampling import PICTURES_AT_ONCE, Drawn, grid_zoom, largest_latent, latent, pictures_of
+from cgt.models.sampling import PICTURES_AT_ONCE, Drawn, grid_zoom, latent, latent_range, pictures_of
 
 
 def frames_of(
@@ -52,7 +52,7 @@ def frames_of(
         for stop in range(len(stops))
     ]
 
-    bound = largest_latent(generator, truncation)
+    bound = latent_range(generator, truncation).largest
 
     def drawn() -> Iterator[Drawn]:
         for stop, mix in enumerate(stops):

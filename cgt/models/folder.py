@@ -10,8 +10,8 @@ it. A transfer writes every tensor of its source again, byte for byte, and adds 
 what keeps the old classes what they were.
 
 A *folded* generator (`"folded": true` in config.json) is one for use alone: weights as they are after the
-norm, no `x.u`, and banks of plain tables where their classes have any. Numbers may be stored as float16 or
-bfloat16; in memory they are float32.
+norm, and no `x.u`. Its banks mostly are plain tables. Numbers may be stored as float16 or bfloat16; in memory
+they are float32.
 """
 
 from collections.abc import Iterator, Mapping
@@ -187,7 +187,7 @@ def undrawn(record: ModelRecord) -> tuple[Generator, Discriminator | None]:
     found = record.discriminator
     discriminator = Discriminator(found.config, record.resolution, found.classes) if found else None
     if record.folded:
-        generator.fold()
+        generator.eval().fix_norms()
     return generator, discriminator
 
 

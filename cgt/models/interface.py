@@ -81,10 +81,11 @@ class GeneratorInterface:
             )
         count, seed = _whole("n", n, 1), _whole("seed", seed, 0)
         batch_size = _whole("batch_size", batch_size, 1)
+        generator.level(truncation)  # refuses what it has no statistics for
         mixes = wanted_mixes(classes, generator.classes)
         wanted = [(mix, number) for mix in mixes for number in range(count)]
         drawn = own_latents(generator, wanted, seed=seed, truncation=truncation)
-        return torch.stack(list(pictures_of(generator, drawn, batch_size)))
+        return torch.stack(list(pictures_of(generator, drawn, batch_size, truncation=truncation)))
 
     @classmethod
     def from_pretrained(

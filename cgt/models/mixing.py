@@ -29,14 +29,15 @@ class _Part(NamedTuple):
     weight_NM: Tensor
 
 
-def mixed(generator: Generator, z_NZ: Tensor, weight_NS: Tensor) -> Tensor:
+def mixed(generator: Generator, z_NZ: Tensor, weight_NS: Tensor, *, truncation: float = 1.0) -> Tensor:
     """Pictures (N, 3, R, R) in [-1, 1] between the classes.
 
     Args:
         generator: in eval mode.
         z_NZ: latents.
         weight_NS: of every class, in the order of `classes`; usually from 0 to 1 with the sum 1, beyond that
-            they extrapolate. Statistics that go by truncation are taken without any.
+            they extrapolate.
+        truncation: as in `Generator.forward`.
     """
     assert not generator.training, "classes are mixed by their running statistics, in eval mode"
     parts = list(_parts(generator, z_NZ, weight_NS))
@@ -44,7 +45,7 @@ def mixed(generator: Generator, z_NZ: Tensor, weight_NS: Tensor) -> Tensor:
     return generator.synthesise(
         Conditions(
             torch.stack([_first(part) for part in parts]).sum(0),
-            [_condition(generator, parts, site) for site in sites],
+            [_condition(generator, parts, site, truncation) for site in sites],
         )
     )
 
@@ -74,13 +75,13 @@ def _first(part: _Part) -> Tensor:
     return part.weight_NM @ part.tables.first[0] + F.linear(first_NK, part.tables.latent_first[0])
 
 
-def _condition(generator: Generator, parts: list[_Part], site: int) -> Condition:
+def _condition(generator: Generator, parts: list[_Part], site: int, truncation: float) -> Condition:
     """The weighted sum of what the classes apply at one site, statistics folded in."""
-    scales, shifts = zip(*(_affine(generator, part, site) for part in parts), strict=True)
+    scales, shifts = zip(*(_affine(generator, part, site, truncation) for part in parts), strict=True)
     return Condition(torch.stack(scales).sum(0), torch.stack(shifts).sum(0), None)
 
 
-def _affine(generator: Generator, part: _Part, site: int) -> tuple[Tensor, Tensor]:
+def _affine(generator: Generator, part: _Part, site: int, truncation: float) -> tuple[Tensor, Tensor]:
     """Scale and shift (N, C) that a part adds at a site."""
     tables, latents, total_N1 = part.tables, part.latents, _total(part)
     if site == len(tables.scale):
@@ -92,7 +93,7 @@ def _affine(generator: Generator, part: _Part, site: int) -> tuple[Tensor, Tenso
         if tables.latent_scale:
             gain_NC = gain_NC + total_N1 * F.linear(latents.sites_LNK[site], tables.latent_scale[site])
             bias_NC = bias_NC + total_N1 * F.linear(latents.sites_LNK[site], tables.latent_shift[site])
-    mean_C, var_C = part.bank.site_statistics()[site].at(1.0)
+    mean_C, var_C = part.bank.site_statistics()[site].at(truncation)
     scale_NC = gain_NC * torch.rsqrt(var_C + generator.config.bn_eps)
     return scale_NC, bias_NC - mean_C * scale_NC
 

@@ -97,8 +97,8 @@ class ModelRecord(BaseModel):
     """R in pixels."""
     generator: GeneratorConfig
     folded: bool = False
-    """Whether the generator's spectral norms are fixed and its banks baked: smaller and quicker, and no place
-    to train from. Not in the file where it is false."""
+    """Whether the generator's spectral norms are fixed: smaller and quicker, and no place to train all of it
+    from. Not in the file where it is false."""
     banks: tuple[BankRecord, ...] = Field(min_length=1)
     discriminator: DiscriminatorRecord | None
     provenance: dict[str, Any]
@@ -107,8 +107,6 @@ class ModelRecord(BaseModel):
     def _has_one_embedding(self) -> "ModelRecord":
         if any(bank.kind == "embedding" for bank in self.banks[1 if self.generator.shared_dim else 0 :]):
             raise ValueError("only the first bank of a generator with a shared_dim can be an embedding")
-        if self.folded and self.banks[0].kind == "embedding":
-            raise ValueError("a folded generator has no embedding, which folding turns into tables")
         return self
 
     def to_json(self) -> dict[str, Any]:

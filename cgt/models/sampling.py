@@ -34,6 +34,38 @@ class Drawn(NamedTuple):
     mix: Mix
 
 
+class LatentRange(NamedTuple):
+    """How the numbers of z are drawn: from N(0, 1) between plus and minus `cut`, then multiplied."""
+
+    cut: float | None
+    """None for all of N(0, 1)."""
+    factor: float
+
+    @property
+    def largest(self) -> float | None:
+        """What no number is beyond; None where there is no bound."""
+        return None if self.cut is None else self.cut * self.factor
+
+    def drawn(self, shape: tuple[int, ...], seed: int, stream: str, number: int) -> Tensor:
+        """Latents of this shape, a function of seed, stream and number."""
+        if self.cut is None:
+            return rng.normal(shape, seed, stream, number)
+        return rng.truncated_normal(shape, self.cut, seed, stream, number) * self.factor
+
+
+def latent_range(generator: Generator, truncation: float | None) -> LatentRange:
+    """What truncation means to a generator.
+
+    Args:
+        generator: whose z it is.
+        truncation: cut N(0, 1) off at plus and minus this; None for all of it. Where statistics go by
+            truncation: cut it off at 2 and multiply by this, as they were taken; None for 1.
+    """
+    if generator.levelled:
+        return LatentRange(LEVELLED_CUT, generator.level(truncation))
+    return LatentRange(truncation, 1.0)
+
+
 def latent(
     generator: Generator, number: int, *, seed: int, truncation: float | None = None, stream: str = "sample"
 ) -> Tensor:
@@ -43,23 +75,10 @@ def latent(
         generator: whose Z it is.
         number: from 0.
         seed: of all pictures.
-        truncation: cut N(0, 1) off at plus and minus this; None for all of it. Of a generator whose
-            statistics go by truncation: cut it off at 2 and multiply by this, as they were taken; None for 1.
+        truncation: as in `latent_range`.
         stream: others get other latents of the same numbers.
     """
-    if generator.levelled:
-        cut = rng.truncated_normal((generator.dim_z,), LEVELLED_CUT, seed, stream, number)
-        return cut * (1.0 if truncation is None else truncation)
-    if truncation is None:
-        return rng.normal((generator.dim_z,), seed, stream, number)
-    return rng.truncated_normal((generator.dim_z,), truncation, seed, stream, number)
-
-
-def largest_latent(generator: Generator, truncation: float | None) -> float | None:
-    """What no number of z is beyond when it is drawn with this truncation; None where there is no bound."""
-    if generator.levelled:
-        return LEVELLED_CUT * (1.0 if truncation is None else truncation)
-    return truncation
+    return latent_range(generator, truncation).drawn((generator.dim_z,), seed, stream, number)
 
 
 def own_latents(

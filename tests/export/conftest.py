@@ -14,7 +14,7 @@ from cgt.models.folder import save_model
 from tests import tiny
 from tests.models.extended import extended
 
-CONFIGS = {"flat": tiny.PER_LAYER, "hierarchical": tiny.HIERARCHICAL}
+CONFIGS = {"flat": tiny.PER_LAYER, "hierarchical": tiny.HIERARCHICAL, "deep": tiny.DEEP}
 
 
 @pytest.fixture(scope="session")

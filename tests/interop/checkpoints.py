@@ -7,8 +7,9 @@ from typing import Any
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 FORMATS = {
-    "biggan-pytorch": ("biggan_pytorch_cifar32", "biggan_pytorch_hier64"),
+    "biggan-pytorch": ("biggan_pytorch_cifar32", "biggan_pytorch_hier64", "biggan_pytorch_deep64"),
     "cgantransfer": ("cgantransfer_cifar32", "cgantransfer_hier64"),
+    "hf-biggan": ("hf_biggan_deep32",),
 }
 """Folders in GOLDEN by format, the smallest first, each with what the original program gave in io.npz."""
 FOLDERS = [(format_name, GOLDEN / folder) for format_name, folders in FORMATS.items() for folder in folders]

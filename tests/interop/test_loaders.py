@@ -45,7 +45,8 @@ def test_a_pickle_in_a_model_folder_is_refused(
         malicious_weights(folder / file, attack)
     else:
         (folder / file).write_bytes(pickle.dumps(attack))
-    for load in (load_model, load_generator):
+    # For use alone, the discriminator's file is not even opened.
+    for load in (load_model,) if file.startswith("discriminator") else (load_model, load_generator):
         with pytest.raises(UserError, match=file):
             load(folder)
     assert not attack.trace.exists()

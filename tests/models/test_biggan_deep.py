@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cgt.errors import UserError
+from cgt.images import to_uint8
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 from cgt.models.folder import load_generator, load_model, save_model
 from cgt.models.norm import EmbeddedBank, SiteStatistics
-from cgt.models.sampling import largest_latent, latent
+from cgt.models.sampling import latent, latent_range
 from cgt.transfer.propagation import PropagatedBank
 from tests import tiny
 from tests.transfer.methods import make
@@ -183,11 +185,20 @@ def test_levels_survive_the_model_folder_and_folding(tmp_path: Path) -> None:
 def test_latents_for_levels_are_cut_off_at_2_and_then_multiplied() -> None:
     generator = levelled()
     z = torch.stack([latent(generator, number, seed=0, truncation=0.5) for number in range(200)])
-    assert largest_latent(generator, 0.5) == 1.0
+    assert latent_range(generator, 0.5).largest == 1.0
     assert 0.9 < z.abs().max() <= 1.0
     assert float(z.std()) == pytest.approx(0.88 / 2, rel=0.05)  # of N(0, 1) within +-2: 0.880
     whole = torch.stack([latent(generator, number, seed=0) for number in range(200)])
     torch.testing.assert_close(whole, 2 * z)
+
+
+def test_pictures_by_name_take_the_statistics_of_the_truncation() -> None:
+    generator = levelled()
+    z = torch.stack([latent(generator, n, seed=0, truncation=0.4, stream="sample ant") for n in range(3)])
+    expected = to_uint8(generator(z, torch.zeros(3).long(), truncation=0.4))
+    assert torch.equal(generator.sample("ant", n=3, truncation=0.4, seed=0), expected)
+    with pytest.raises(UserError, match="truncation 1.5: the statistics of this model are for 0 to 1"):
+        generator.sample("ant", n=3, truncation=1.5)
 
 
 def test_a_levelled_source_is_extended_from_its_statistics_without_truncation() -> None:

@@ -9,12 +9,10 @@ from cgt.models.mixing import mixed
 from tests import tiny
 from tests.models.extended import extended
 
-BOTH = pytest.mark.parametrize(
-    "config", [tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"]
-)
+ALL = pytest.mark.parametrize("config", tiny.CONDITIONINGS.values(), ids=tiny.CONDITIONINGS)
 
 
-@pytest.fixture(params=[tiny.PER_LAYER, tiny.HIERARCHICAL], ids=["per-layer", "hierarchical"])
+@pytest.fixture(params=tiny.CONDITIONINGS.values(), ids=tiny.CONDITIONINGS)
 def generator(request: pytest.FixtureRequest) -> Generator:
     return extended(request.param)
 
@@ -35,7 +33,7 @@ def test_classes_of_several_banks_mix_as_interpolation_mixes_them(generator: Gen
     torch.testing.assert_close(mixed(generator, z, weight_NS), wanted, atol=1e-5, rtol=0)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("kept", [["dog", "yak", "elk"], ["gnu", "elk"], ["owl"], ["bee"]])
 def test_a_generator_of_some_classes_makes_them_to_the_bit(config: GeneratorConfig, kept: list[str]) -> None:
     generator = extended(config)
