@@ -110,13 +110,6 @@ def convert(
     names = given_or(numbered("class", config.num_classes), classes, path)
     with blaming(path):
         generator = Generator(_shape(config), config.output_dim, names)
-        rows = len(stored["generator.gen_z.weight"])
-        if (rows, generator.bottom) != (generator.first_width, BOTTOM):
-            raise UserError(
-                f"{path}: 'generator.gen_z.weight' has {rows} rows, which must be {BOTTOM} x {BOTTOM} pixels "
-                f"of {config.layers[0][1] * config.channel_width} channels that are doubled to "
-                f"{config.output_dim} px, as {CONFIG} says: {REMEDY}."
-            )
         generator.banks[0] = EmbeddedBank(
             names, shared=config.class_embed_dim, levels=config.n_stats, **generator.bank_shape
         )
@@ -169,9 +162,10 @@ def _require_config_s_sizes(found: Weights, config: Config) -> None:
         UserError: naming one that is not.
     """
     condition = config.z_dim + config.class_embed_dim
+    first = BOTTOM**2 * config.layers[0][1] * config.channel_width
     for key, shape in {
         "embeddings.weight": (config.class_embed_dim, config.num_classes),
-        "generator.gen_z.weight": (found.shape("generator.gen_z.weight", 2)[0], condition),
+        "generator.gen_z.weight": (first, condition),
         "generator.bn.running_means": (config.n_stats, found.shape("generator.bn.running_means", 2)[1]),
     }.items():
         if found.shape(key, 2) != shape:
@@ -192,6 +186,11 @@ def _shape(config: Config) -> GeneratorConfig:
         raise ValueError(
             f"config.json doubles the size in blocks {[i for i, doubles in enumerate(doubling) if doubles]}, "
             f"and every second one of {len(doubling)} is supported: there is no way round"
+        )
+    if config.output_dim != BOTTOM << sum(doubling):
+        raise ValueError(
+            f"{CONFIG} says output_dim {config.output_dim}, and {BOTTOM} px doubled {sum(doubling)} times "
+            f"are {BOTTOM << sum(doubling)} px: mend it"
         )
     widths = [config.layers[0][1], *(outputs for _, _, outputs in config.layers)]
     if any(inputs != width for (_, inputs, _), width in zip(config.layers, widths, strict=False)):

@@ -82,7 +82,7 @@ def test_truncated_pictures_of_the_command_line_take_the_statistics_of_the_trunc
 
 CONFIGS = {
     "layers": ([[True, 16, 16], [False, 16, 8]], r"doubles the size in blocks \[0\]"),
-    "output_dim": (48, "pixels of 64 channels that are doubled to 48 px"),
+    "output_dim": (48, "says output_dim 48, and 4 px doubled 3 times are 32 px"),
     "z_dim": (
         12,
         r"'generator.gen_z.weight' has the shape \(1024, 32\), and by config.json it is \(1024, 28\)",
