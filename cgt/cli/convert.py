@@ -48,9 +48,9 @@ SOURCE = Annotated[
     Path | None,
     typer.Option(
         "--source",
-        metavar="FILE",
-        help="cgantransfer: the biggan-pytorch checkpoint that the transfer began from, to take the old "
-        "classes from. [default: what is left of them in INPUT]",
+        metavar="CHECKPOINT",
+        help="cgantransfer: the biggan-pytorch checkpoint, folder or generator's file, that the transfer "
+        "began from, to take the old classes from. [default: what is left of them in INPUT]",
         show_default=False,
     ),
 ]

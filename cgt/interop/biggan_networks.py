@@ -1,6 +1,7 @@
 """Networks of ours for the tensors of a checkpoint of BigGAN-PyTorch, or of a program that grew out of it."""
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -111,9 +112,11 @@ def generator_keys(config: GeneratorConfig) -> KeyMap:
 
 
 def filled_generator(
-    found: Weights, shape: GeneratorShape, classes: Sequence[str]
+    found: Weights, shape: GeneratorShape, classes: Sequence[str], *, needless: re.Pattern[str] = LOGS
 ) -> tuple[Generator, Counter[str]]:
     """The generator with one bank, in eval mode, and the keys without use as `Weights.fill` counts them.
+
+    `needless` matches keys that may be in the file without use.
 
     Raises:
         UserError: tensors that don't fit the shape, or class names that won't do.
@@ -121,7 +124,7 @@ def filled_generator(
     with blaming(found.path):
         generator = Generator(shape.config, shape.resolution, classes)
     keys = generator_keys(shape.config)
-    unused = found.fill(generator, keys.theirs(len(generator.blocks)), needless=LOGS)
+    unused = found.fill(generator, keys.theirs(len(generator.blocks)), needless=needless)
     # All norms of ours have one epsilon: what the output norm's differs by becomes a part of its variance.
     generator.last_bank.site_statistics()[-1].var += OUTPUT_EPS - shape.config.bn_eps
     return generator.eval(), unused

@@ -43,11 +43,16 @@ OPTIONS = frozenset({"source"})
 
 TRAINED = re.compile(r"\.(comb_layer|prev_knowledge|z_layer|res)_[gb]\.\w+$")
 """What the transfer adds to every site."""
-ALIAS = re.compile(r"\.pretrain_embedding_w$")
-"""`shared.weight` once more, at every site."""
+NEEDLESS = re.compile(rf"{LOGS.pattern}|\.pretrain_embedding_w$")
+"""Logs, and `shared.weight` once more at every site."""
 FROZEN_WITHIN = 1e-3
 """By how much of its largest value a frozen weight may differ from the source's: averaging it again and again
 rounds."""
+LEFT = (
+    "what this checkpoint holds of them, not the source's: the transfer stored the new classes' statistics "
+    "over theirs, and trained their tables (in the ImageNet tree, their projections of z) in place. Give the "
+    "checkpoint that it began from with --source to have them back."
+)
 COMPARED = 16
 """Pictures that show how near the old classes are to the source's."""
 
@@ -77,43 +82,29 @@ def convert(
     stored = read_tensors(save.generator)
     plain, unused = plain_statistics(stored, save.generator)
     trained = {key: plain.pop(key) for key in list(plain) if TRAINED.search(key)}
-    aliases = [key for key in plain if ALIAS.search(key)]
-    found = Weights(
-        save.generator,
-        {key: value for key, value in plain.items() if key not in aliases},
-        "cGANTransfer generator",
-        _remedy(stored),
-    )
+    found = Weights(save.generator, plain, "cGANTransfer generator", _remedy(stored))
     if not trained:
         raise UserError(f"{found.path} holds no transfer parameters (no comb_layer): {found.remedy}.")
     shape = generator_shape(found, save.trained)
     added = Weights(save.generator, trained, found.network, found.remedy)
-    new = added.shape("blocks.0.0.bn1.comb_layer_g.weight", 2)[1]
-    defaults = numbered("old", shape.classes) + numbered("new", new)
+    count = added.shape("blocks.0.0.bn1.comb_layer_g.weight", 2)[1]
+    defaults = numbered("old", shape.classes) + numbered("new", count)
     names = given_or(defaults, classes, save.generator)
-    generator, without_use = filled_generator(found, shape, names[: shape.classes])
-    unused += without_use + _append_new(generator, added, names[shape.classes :])
-    unused["pretrain_embedding_w"] += len(aliases)
+    old, new = names[: shape.classes], names[shape.classes :]
+    generator, without_use = filled_generator(found, shape, old, needless=NEEDLESS)
+    unused += without_use + _append_new(generator, added, new)
     discriminator = None
     if save.discriminator:
         stored = read_tensors(save.discriminator)
         found = Weights(save.discriminator, stored, "cGANTransfer discriminator", _remedy_of_d(stored))
-        discriminator, without_use = filled_discriminator(
-            found, TRANSFERRED_DISCRIMINATOR, shape, names[shape.classes :]
-        )
+        discriminator, without_use = filled_discriminator(found, TRANSFERRED_DISCRIMINATOR, shape, new)
         unused += without_use
-    provenance = save.provenance(FORMAT) | {"unused_keys": dict(sorted((+unused).items()))}
-    if source is None:
-        old = (
-            "what this checkpoint holds of them, not the source's: the transfer stored the new classes' "
-            "statistics over theirs, and trained their tables (in the ImageNet tree, their projections of z) "
-            "in place. Give the checkpoint that it began from with --source to have them back."
-        )
-    else:
+    provenance = save.provenance(FORMAT) | {"unused_keys": dict(sorted(unused.items())), "old_classes": LEFT}
+    if source is not None:
         path = find_files(source, None).generator
-        old = _take_bank(generator, biggan_pytorch.convert(path)[0], path, save.generator)
+        provenance["old_classes"] = _take_bank(generator, path, save.generator)
         provenance["source"] = {str(path): files.sha256(path)}
-    return generator, discriminator, provenance | {"old_classes": old}
+    return generator, discriminator, provenance
 
 
 def _append_new(generator: Generator, added: Weights, names: Sequence[str]) -> Counter[str]:
@@ -136,12 +127,13 @@ def _append_new(generator: Generator, added: Weights, names: Sequence[str]) -> C
     return unused
 
 
-def _take_bank(generator: Generator, source: Generator, path: Path, of: Path) -> str:
+def _take_bank(generator: Generator, path: Path, of: Path) -> str:
     """Put the source's own bank in the first one's place, and tell how near its classes come to the source's.
 
     Raises:
-        UserError: the transfer did not begin from this source.
+        UserError: the transfer did not begin from the source in the file `path`.
     """
+    source = biggan_pytorch.convert(path)[0]
     remedy = (
         f"{path} is not the checkpoint that the transfer in {of} began from, or the transfer went on to "
         "train all of the generator: name the right one, or leave --source out."
