@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip freeze | grep '^torch==' > .venv/torch.txt
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --constraint .venv/torch.txt --editable ".[deepspeed]" || \
 		echo "DeepSpeed could not be installed: zero1, zero2 and zero3 can't be used, and their tests are skipped" >&2
+	$(BIN)/python -m pip install --constraint .venv/torch.txt --editable ".[export]" || \
+		echo "ONNX and its runtime could not be installed: cgt export --format onnx can't be used, and its tests are skipped" >&2
 	@touch $@
 
 demo: install  ## Pretrain, transfer, eval and sample on built-in pictures (about 5 minutes on 2 cores); results in demo/

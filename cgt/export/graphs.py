@@ -14,6 +14,7 @@ from cgt.errors import UserError
 from cgt.export.base import Input, Model, Options
 from cgt.models.banks import banks_of, with_classes
 from cgt.models.biggan import Generator
+from cgt.models.folder import for_use
 from cgt.models.mixing import mixed
 from cgt.models.sampling import latent_range
 
@@ -23,12 +24,9 @@ EXAMPLES = 3
 
 
 def folded(generator: Generator, classes: Iterable[str] | None = None) -> Generator:
-    """A copy for inference: folded, frozen, with these classes alone (None for all)."""
-    copied = copy.deepcopy(generator)
-    copied.fold()
-    if classes is not None:
-        copied = with_classes(copied, set(classes))
-    return copied.eval().requires_grad_(False)
+    """A copy for use alone, with these classes (None for all)."""
+    copied = for_use(copy.deepcopy(generator))
+    return copied if classes is None else with_classes(copied, set(classes))
 
 
 def traceable(model: Model, options: Options) -> Generator:

@@ -133,10 +133,7 @@ def load_generator(path: str | Path, *, fold: bool = True) -> Generator:
     generator, _ = _without_storage(folder, record.model_copy(update={"discriminator": None}))
     _load(generator, folder / "generator.safetensors")
     generator.provenance = record.provenance
-    generator.eval()
-    if fold:
-        generator.fold()
-    return generator.requires_grad_(False)
+    return for_use(generator) if fold else generator.eval().requires_grad_(False)
 
 
 def _without_storage(folder: Path, record: ModelRecord) -> tuple[Generator, Discriminator | None]:
@@ -152,6 +149,16 @@ def _without_storage(folder: Path, record: ModelRecord) -> tuple[Generator, Disc
             return undrawn(record)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # torch has all of these for sizes
         raise not_a_model(folder, [str(error).partition("\n")[0]]) from error
+
+
+def for_use(generator: Generator) -> Generator:
+    """The generator, changed in place to one that makes pictures and is not trained: eval mode, folded.
+
+    Convolutions are laid out as both processors and GPUs are quickest with.
+    """
+    generator.fold()
+    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return generator.eval().requires_grad_(False)
 
 
 def find_model(path: str | Path) -> Path:

@@ -56,9 +56,13 @@ def test_a_folded_generator_is_read_as_it_was_written(config: GeneratorConfig, t
     after = pictures(generator)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
     save_model(tmp_path / "model", generator, provenance={})
-    for read in (load_model(tmp_path / "model")[0], load_generator(tmp_path / "model")):
-        assert read.folded
-        assert torch.equal(pictures(read), after)
+    read, for_use = load_model(tmp_path / "model")[0], load_generator(tmp_path / "model")
+    assert read.folded
+    assert for_use.folded
+    assert torch.equal(pictures(read), after)
+    torch.testing.assert_close(pictures(for_use), after, atol=1e-5, rtol=0)  # laid out otherwise
+    state = for_use.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in read.state_dict().items())
 
 
 def test_a_folded_folder_says_so_and_holds_no_vectors(tmp_path: Path) -> None:
