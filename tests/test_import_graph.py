@@ -40,7 +40,7 @@ SIDEWAYS = {
 """Who may use whom on one level."""
 
 MODELS_MAY_USE = {
-    "cgt.models.card": {"cgt", "cgt.files", "cgt.rng"},
+    "cgt.models.card": {"cgt", "cgt.files", "cgt.rng", "cgt.wording"},
     "cgt.models.films": {"cgt.images"},
     "cgt.models.folder": {"cgt.errors", "cgt.files"},
     "cgt.models.hub": {"cgt.errors"},

@@ -17,6 +17,7 @@ from cgt.models.biggan import Generator
 from cgt.models.naming import listed
 from cgt.models.norm import Bank
 from cgt.models.sampling import write_class_grid
+from cgt.wording import counted
 
 CLASSES = 10
 """Rows of the grid."""
@@ -51,8 +52,8 @@ def card(generator: Generator, provenance: Mapping[str, Any]) -> str:
         "\n\n".join(
             [
                 _metadata(provenance),
-                f"# BigGAN, {generator.resolution} px, {len(generator.classes)} "
-                f"{'class' if len(generator.classes) == 1 else 'classes'}",
+                f"# {_architecture(generator)}, {generator.resolution} px, "
+                f"{counted(len(generator.classes), 'class')}",
                 *_summary(generator),
                 *_how_to_sample(generator),
                 *_classes(generator),
@@ -65,6 +66,10 @@ def card(generator: Generator, provenance: Mapping[str, Any]) -> str:
         )
         + "\n"
     )
+
+
+def _architecture(generator: Generator) -> str:
+    return "BigGAN-deep" if generator.config.deep else "BigGAN"
 
 
 def _metadata(provenance: Mapping[str, Any]) -> str:
@@ -89,8 +94,8 @@ def _summary(generator: Generator) -> Iterator[str]:
     parameters = sum(p.numel() for p in generator.parameters())
     folded = ", folded for inference: no place to train all of it from" if generator.folded else ""
     yield (
-        f"A class-conditional image generator: BigGAN (Brock et al., 2019) of {parameters:,} parameters"
-        f"{folded}. It makes RGB pictures of {generator.resolution} x {generator.resolution} pixels from "
+        f"A class-conditional image generator: {_architecture(generator)} (Brock et al., 2019) of "
+        f"{parameters:,} parameters{folded}. It makes RGB pictures of {generator.resolution} x {generator.resolution} pixels from "
         f"{generator.dim_z} numbers of N(0, 1) and a class."
     )
     yield "![samples, one row a class](samples.png)"
@@ -119,8 +124,7 @@ def _classes(generator: Generator) -> Iterator[str]:
     banks: Sequence[Bank] = [cast(Bank, bank) for bank in generator.banks]
     yield "## Classes"
     yield "\n".join(
-        f"- bank {i}: {len(bank.classes)} {'class' if len(bank.classes) == 1 else 'classes'}: "
-        f"{listed(bank.classes, LISTED)}"
+        f"- bank {i}: {counted(len(bank.classes), 'class')}: {listed(bank.classes, LISTED)}"
         for i, bank in enumerate(banks)
     )
 

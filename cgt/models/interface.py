@@ -54,7 +54,8 @@ class GeneratorInterface:
                 "tench:0.5+alley:0.5"; or one of these; None for all classes.
             n: pictures of each, from 1.
             truncation: draw latents from N(0, 1) cut off at plus and minus this, from 0.01: less variety,
-                better pictures. None for all of N(0, 1).
+                better pictures. None for all of N(0, 1). Where statistics go by truncation (published
+                BigGAN-deep): multiply latents cut off at 2 by this, at most 1; None for 1.
             seed: from 0.
             batch_size: pictures made at once, on the device where the generator is.
 

@@ -170,6 +170,17 @@ def test_a_truncation_out_of_range_is_refused(truncation: float) -> None:
         levelled()(torch.randn(2, 6), torch.tensor([0, 1]), truncation=truncation)
 
 
+def test_sampling_by_name_takes_the_statistics_of_its_truncation() -> None:
+    generator = levelled()
+    z_NZ = torch.stack(
+        [latent(generator, k, seed=0, truncation=0.4, stream=f"sample {tiny.OLD[1]}") for k in (0, 1)]
+    )
+    expected = to_uint8(generator(z_NZ, torch.tensor([1, 1]), truncation=0.4))
+    assert torch.equal(generator.sample(tiny.OLD[1], n=2, truncation=0.4), expected)
+    with pytest.raises(UserError, match="truncation 1.5: this model's statistics go by truncation"):
+        generator.sample(truncation=1.5)
+
+
 def test_levels_survive_the_model_folder_and_folding(tmp_path: Path) -> None:
     generator = levelled()
     save_model(tmp_path / "model", generator, provenance={})

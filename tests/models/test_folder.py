@@ -103,7 +103,7 @@ STEERED = {
     "a fraction of an iteration": (nested("banks", 1, "options", "iterations", value=1.5), "iterations: "),
     "a text for a number": (nested("banks", 1, "options", "prior", value="x"), "prior: "),
     "an output beyond the last": (nested("banks", 1, "options", "targets", value=[0, 1, 9]), "[0, 1, 9]"),
-    "options of plain tables": (nested("banks", 0, "options", value={"x": 1}), "has no options"),
+    "options of plain tables": (nested("banks", 0, "options", value={"x": 1}), "banks.0.x: Extra inputs"),
 }
 
 
