@@ -93,9 +93,10 @@ def _metadata(provenance: Mapping[str, Any]) -> str:
 def _summary(generator: Generator) -> Iterator[str]:
     parameters = sum(p.numel() for p in generator.parameters())
     folded = ", folded for inference: no place to train all of it from" if generator.folded else ""
+    size = generator.resolution
     yield (
         f"A class-conditional image generator: {_architecture(generator)} (Brock et al., 2019) of "
-        f"{parameters:,} parameters{folded}. It makes RGB pictures of {generator.resolution} x {generator.resolution} pixels from "
+        f"{parameters:,} parameters{folded}. It makes RGB pictures of {size} x {size} pixels from "
         f"{generator.dim_z} numbers of N(0, 1) and a class."
     )
     yield "![samples, one row a class](samples.png)"

@@ -9,15 +9,14 @@ Shapes: N pictures, J classes that are mixed, K pictures of a class, Z latent si
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgt import rng
 from cgt.errors import RunError, UserError
 from cgt.images import save_grid, to_uint8
-from cgt.models.biggan import Generator
 from cgt.models.mixes import Mix
 
 PICTURES_AT_ONCE = 64
@@ -25,6 +24,38 @@ LEVELLED_CUT = 2.0
 """Where z is cut off before truncation multiplies it, in the published BigGAN-deep."""
 GRID_CELL = 64
 """Pixels that a picture of a grid has at least, so that small ones can be seen."""
+
+
+class Sampled(Protocol):
+    """What pictures ask of the `Generator` that they are drawn from, which offers them itself."""
+
+    resolution: int
+
+    @property
+    def classes(self) -> list[str]:
+        """Names, along which ids count."""
+
+    @property
+    def dim_z(self) -> int:
+        """Z."""
+
+    @property
+    def levelled(self) -> bool:
+        """Whether statistics go by the truncation of z."""
+
+    def level(self, truncation: float | None) -> float:
+        """The truncation to call it with."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of which any tells the device."""
+
+    def __call__(self, z_NZ: Tensor, y_N: Tensor, /, *, truncation: float = 1.0) -> Any:
+        """Pictures (N, 3, R, R) in [-1, 1]."""
+
+    def interpolate(
+        self, z_NZ: Tensor, y_NJ: Tensor, weight_NJ: Tensor, *, truncation: float = 1.0
+    ) -> Tensor:
+        """Pictures (N, 3, R, R) in [-1, 1] between J classes."""
 
 
 class Drawn(NamedTuple):
@@ -53,7 +84,7 @@ class LatentRange(NamedTuple):
         return rng.truncated_normal(shape, self.cut, seed, stream, number) * self.factor
 
 
-def latent_range(generator: Generator, truncation: float | None) -> LatentRange:
+def latent_range(generator: Sampled, truncation: float | None) -> LatentRange:
     """What truncation means to a generator.
 
     Args:
@@ -67,7 +98,7 @@ def latent_range(generator: Generator, truncation: float | None) -> LatentRange:
 
 
 def latent(
-    generator: Generator, number: int, *, seed: int, truncation: float | None = None, stream: str = "sample"
+    generator: Sampled, number: int, *, seed: int, truncation: float | None = None, stream: str = "sample"
 ) -> Tensor:
     """The latent (Z,) of picture `number`.
 
@@ -82,7 +113,7 @@ def latent(
 
 
 def own_latents(
-    generator: Generator, wanted: Iterable[tuple[Mix, int]], *, seed: int, truncation: float | None = None
+    generator: Sampled, wanted: Iterable[tuple[Mix, int]], *, seed: int, truncation: float | None = None
 ) -> Iterator[Drawn]:
     """Pictures by what they are of and their numbers, whose latents no other class has: for data sets."""
     for mix, number in wanted:
@@ -91,7 +122,7 @@ def own_latents(
 
 
 def shared_latents(
-    generator: Generator, mixes: Sequence[Mix], count: int, *, seed: int, truncation: float | None = None
+    generator: Sampled, mixes: Sequence[Mix], count: int, *, seed: int, truncation: float | None = None
 ) -> Iterator[Drawn]:
     """`count` pictures of each, of the same latents: so the columns of a grid compare."""
     z_KZ = [latent(generator, number, seed=seed, truncation=truncation) for number in range(count)]
@@ -100,7 +131,7 @@ def shared_latents(
 
 @torch.no_grad()
 def pictures_of(
-    generator: Generator,
+    generator: Sampled,
     drawn: Iterable[Drawn],
     batch_size: int = PICTURES_AT_ONCE,
     *,
@@ -148,7 +179,7 @@ def pictures_of(
 
 
 @torch.no_grad()
-def write_class_grid(path: Path, generator: Generator, classes: Sequence[int], z_KZ: Tensor) -> None:
+def write_class_grid(path: Path, generator: Sampled, classes: Sequence[int], z_KZ: Tensor) -> None:
     """A PNG grid with one row a class, of the same latents in every row.
 
     Args:
@@ -164,6 +195,6 @@ def write_class_grid(path: Path, generator: Generator, classes: Sequence[int], z
     save_grid(path, torch.cat(rows), len(z_KZ), labels=labels, zoom=grid_zoom(generator))
 
 
-def grid_zoom(generator: Generator) -> int:
+def grid_zoom(generator: Sampled) -> int:
     """How many times a grid enlarges the generator's pictures."""
     return max(1, GRID_CELL // generator.resolution)
