@@ -183,8 +183,8 @@ def test_a_folder_that_fails_leaves_nothing_and_what_stood_there(
     before = pictures(tmp_path / "out")
     forward = Generator.forward
 
-    def diverging(self: Generator, *inputs: Any) -> torch.Tensor:
-        return forward(self, *inputs) * torch.tensor(float("nan"))
+    def diverging(self: Generator, *inputs: Any, **options: Any) -> torch.Tensor:
+        return forward(self, *inputs, **options) * torch.tensor(float("nan"))
 
     monkeypatch.setattr(Generator, "forward", diverging)
     assert main(words) == 1
