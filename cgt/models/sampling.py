@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cgt import rng
-from cgt.errors import RunError, UserError
+from cgt.errors import RunError
 from cgt.images import save_grid, to_uint8
 from cgt.models.mixes import Mix
 
@@ -146,17 +146,12 @@ def pictures_of(
         truncation: that their latents were drawn with.
 
     Raises:
-        UserError: the truncation is above 1, and the generator's statistics go by it.
+        UserError: the generator has no statistics for the truncation.
         RunError: the generator makes values that are not finite.
     """
     device = next(generator.parameters()).device
     number = {name: y for y, name in enumerate(generator.classes)}
     level = generator.level(truncation)
-    if level > 1:
-        raise UserError(
-            f"truncation {level:g}: this model's statistics go by truncation, up to 1: give a number up to "
-            "1, or none."
-        )
     drawn = iter(drawn)
     while batch := list(itertools.islice(drawn, batch_size)):
         z_NZ = torch.stack([z_Z for z_Z, _ in batch]).to(device)
