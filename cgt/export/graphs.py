@@ -37,6 +37,8 @@ def traceable(model: Model, options: Options) -> Generator:
     """
     model.generator.level(options.truncation)  # refuses what it has no statistics for
     generator = folded(model.generator, options.classes)
+    # What is laid out otherwise, torch.export.save warns of.
+    generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
     for bank in banks_of(generator):
         if bank.kind == "steered":
             raise UserError(

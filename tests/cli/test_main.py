@@ -44,7 +44,7 @@ def test_the_verbs_stand_in_the_order_of_the_work(capsys: pytest.CaptureFixture[
     words = [line.split()[0] for line in listed if line.startswith("  ") and not line.startswith("   ")]
     assert (
         " ".join(words)
-        == "demo shards features pretrain transfer banks eval sample report convert launch doctor"
+        == "demo shards features pretrain transfer banks eval sample report convert export launch doctor"
     )
 
 
