@@ -55,7 +55,7 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor, first: Condition, second: Condition) -> Tensor:
         """A map of twice the size, (N, outputs, 2H, 2W), under the conditions of the two norms."""
-        h: Tensor = self.conv1(F.interpolate(F.relu(self.norm1(x_NCHW, first)), scale_factor=2))
+        h: Tensor = self.conv1.of_doubled(F.relu(self.norm1(x_NCHW, first)))
         h = self.conv2(F.relu(self.norm2(h, second)))
         # A 1x1 convolution and nearest-neighbour enlargement commute; this order costs a quarter.
         return h + F.interpolate(self.shortcut(x_NCHW), scale_factor=2)

@@ -41,12 +41,11 @@ class DeepGeneratorBlock(nn.Module):
         """A map of the same or twice the size, (N, outputs, H', W'), under the conditions of the norms."""
         h: Tensor = self.conv1(F.relu(self.norm1(x_NCHW, first)))
         h = F.relu(self.norm2(h, second))
-        shortcut = x_NCHW[:, : self.outputs]
-        if self.enlarge:
-            h, shortcut = F.interpolate(h, scale_factor=2), F.interpolate(shortcut, scale_factor=2)
-        h = self.conv3(F.relu(self.norm3(self.conv2(h), third)))
+        h = self.conv2.of_doubled(h) if self.enlarge else self.conv2(h)
+        h = self.conv3(F.relu(self.norm3(h, third)))
         h = self.conv4(F.relu(self.norm4(h, fourth)))
-        return h + shortcut
+        shortcut = x_NCHW[:, : self.outputs]
+        return h + (F.interpolate(shortcut, scale_factor=2) if self.enlarge else shortcut)
 
 
 class FirstBias(nn.Module):

@@ -34,11 +34,9 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """A map of the same or half the size, (N, outputs, H', W')."""
         h: Tensor = self.conv1(x_NCHW if self.first else F.relu(x_NCHW))
-        h = self.conv2(F.relu(h))
+        h = self.conv2.halved(F.relu(h)) if self.halve else self.conv2(F.relu(h))
         # Averaging and a 1x1 convolution commute; this order costs a quarter.
-        shortcut = x_NCHW
-        if self.halve:
-            h, shortcut = F.avg_pool2d(h, 2), F.avg_pool2d(shortcut, 2)
+        shortcut = F.avg_pool2d(x_NCHW, 2) if self.halve else x_NCHW
         return h + (self.shortcut(shortcut) if self.shortcut is not None else shortcut)
 
 

@@ -109,6 +109,43 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         """The convolved map, (N, outputs, H, W)."""
         return F.conv2d(x_NCHW, self.normalised_weight(), self.bias, padding=self.padding)
 
+    def of_doubled(self, x_NCHW: Tensor) -> Tensor:
+        """What a 3x3 convolution makes of a map enlarged twofold by repeating pixels, (N, outputs, 2H, 2W).
+
+        Of the 9 pixels that it looks at only 4 differ: so their weights are summed first, and a transposed
+        convolution of 4x4 does with 4/9 of the work, and without the enlarged map.
+        """
+        if not _pays(x_NCHW):
+            return self(F.interpolate(x_NCHW, scale_factor=2))
+        kernel_IO44 = _summed_over_pairs(self.normalised_weight()).flip(2, 3).transpose(0, 1)
+        return F.conv_transpose2d(x_NCHW, kernel_IO44, self.bias, stride=2, padding=1)
+
+    def halved(self, x_NCHW: Tensor) -> Tensor:
+        """The mean of every 2 x 2 pixels of what a 3x3 convolution makes of a map, (N, outputs, H/2, W/2).
+
+        As one convolution of 4x4 with stride 2 this is 4/9 of the work, and there is no map of full size.
+        """
+        if not _pays(x_NCHW[:, :, ::2, ::2]):
+            return F.avg_pool2d(self(x_NCHW), 2)
+        kernel_OI44 = _summed_over_pairs(self.normalised_weight()) / 4
+        return F.conv2d(x_NCHW, kernel_OI44, self.bias, stride=2, padding=1)
+
+
+PIXELS_A_CHANNEL = 2
+"""So many pixels of the smaller maps for each channel make up for the work on a larger kernel (measured)."""
+
+
+def _pays(x_NCHW: Tensor) -> bool:
+    """Whether there are pixels enough for a larger kernel to pay; of graphs for any batch, in one picture."""
+    pictures, channels, height, width = x_NCHW.shape
+    return (pictures if isinstance(pictures, int) else 1) * height * width >= PIXELS_A_CHANNEL * channels
+
+
+def _summed_over_pairs(weight_OI33: Tensor) -> Tensor:
+    """The kernel (O, I, 4, 4) whose every weight is the sum of a 3x3 kernel's over 2 x 2 neighbours."""
+    rows_OI43 = F.pad(weight_OI33, (0, 0, 0, 1)) + F.pad(weight_OI33, (0, 0, 1, 0))
+    return F.pad(rows_OI43, (0, 1)) + F.pad(rows_OI43, (1, 0))
+
 
 class Linear(SpectralNormalised, nn.Linear):
     """A spectrally normalised linear layer."""
