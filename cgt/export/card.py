@@ -5,10 +5,12 @@ from pathlib import Path
 
 from cgt import __version__
 from cgt.export.base import Model, Written
-from cgt.export.parity import BATCHES, LIMIT
+from cgt.export.parity import LIMIT, batch_sizes, compared_banks
 from cgt.files import write_text
 from cgt.models.banks import banks_of
+from cgt.models.card import architecture
 from cgt.models.naming import listed
+from cgt.wording import counted
 
 FILE = "README.md"
 
@@ -25,7 +27,8 @@ def _lines(files: list[Path], target: str, model: Model, written: Written) -> It
     size = model.generator.resolution
     yield f"# Exported as {target}"
     yield ""
-    yield f"A class-conditional image generator (BigGAN) at {size} px, {len(written.classes)} classes."
+    of = f"{architecture(model.generator)}, {size} px, {counted(len(written.classes), 'class')}"
+    yield f"A class-conditional image generator: {of}."
     yield written.about
     yield ""
     for path in files:
@@ -50,19 +53,27 @@ def _agreement(model: Model, written: Written) -> Iterator[str]:
     if parity is None:
         yield "Not measured (`--no-verify`)."
         return
-    sizes = ", ".join(map(str, BATCHES[:-1]))
+    *sizes, last = map(str, batch_sizes(model.generator.resolution))
     yield (
         f"Greatest difference from what the model's own generator makes, in values of [-1, 1], by batches of "
-        f"{sizes} and {BATCHES[-1]} (what differs by more than {LIMIT:g} is not written):"
+        f"{', '.join(sizes)} and {last} (what differs by more than {LIMIT:g} is not written):"
     )
     yield from ("", "| pictures | greatest difference |", "|---|---|")
     exported = set(written.classes)
-    banks = [bank for bank in banks_of(model.generator) if not exported.isdisjoint(bank.classes)]
-    for bank, difference in zip(banks, parity.by_bank, strict=True):
+    banks = banks_of(model.generator)
+    numbers = compared_banks(model.generator, exported)
+    for bank, difference in zip([banks[number] for number in numbers], parity.by_bank, strict=True):
         names = [name for name in bank.classes if name in exported]
         yield f"| {_escaped(listed(names, 3))} | {difference:.1e} |"
     if parity.mixing is not None:
         yield f"| mixes of classes | {parity.mixing:.1e} |"
+    steered = [name for bank in banks if bank.kind == "steered" for name in bank.classes]
+    if left := [name for name in steered if name in exported]:
+        yield ""
+        yield (
+            f"Not compared: {_escaped(listed(left, 3))}, whose pictures are looked for by gradient steps, "
+            "which magnify the rounding of the last bits."
+        )
 
 
 def _escaped(name: str) -> str:

@@ -77,9 +77,7 @@ def _write(generator: Generator, options: Options, path: Path, *, mixing: bool) 
         logger.setLevel(level)
     assert program is not None
     told = facts(generator, options)
-    program.model.metadata_props.update(
-        {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
-    )
+    program.model.metadata_props.update({key: json.dumps(value) for key, value in told.items()})
     program.model.producer_name = "cgt"
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # of the exporter, for debugging: larger than the graph

@@ -3,7 +3,7 @@
 Shapes: N pictures, J classes that are mixed, S exported classes, Z latent size, R resolution.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +29,14 @@ class Parity:
     """Greatest differences of pictures in [-1, 1]."""
 
     by_bank: tuple[float, ...]
-    """For the classes of each bank of the model of which any were exported, in their order."""
+    """For the classes of each of `compared_banks`."""
     mixing: float | None = None
     """For mixes of classes, where the target has them."""
 
     @property
     def greatest(self) -> float:
         """Of all."""
-        return max(self.by_bank) if self.mixing is None else max(*self.by_bank, self.mixing)
+        return max((*self.by_bank, *(() if self.mixing is None else (self.mixing,))), default=0.0)
 
 
 def measure(
@@ -88,9 +88,10 @@ def difference(
     id_S = torch.tensor([reference.classes.index(name) for name in classes])
     ends = torch.tensor([len(bank.classes) for bank in banks_of(reference)]).cumsum(0)
     bank_S = torch.bucketize(id_S, ends, right=True)
-    worst = dict.fromkeys(bank_S.unique().tolist(), 0.0)
+    of_banks = {number: (bank_S == number).nonzero()[:, 0] for number in compared_banks(reference, classes)}
+    worst = dict.fromkeys(of_banks, 0.0)
     level = reference.level(truncation)
-    for z_NZ, y_N in _batches(reference, bank_S, truncation):
+    for z_NZ, y_N in _batches(reference, list(of_banks.values()), truncation):
         wanted_N3RR = reference(z_NZ, id_S[y_N], truncation=level)
         difference_N = _difference(wanted_N3RR, exported(z_NZ, y_N))
         for number in bank_S[y_N].unique().tolist():
@@ -99,16 +100,40 @@ def difference(
     return Parity(tuple(worst.values()), mixes)
 
 
+def compared_banks(reference: Generator, classes: Collection[str]) -> list[int]:
+    """The numbers of the banks that some of the classes are of, and whose pictures can be compared.
+
+    Steered ones can't: the gradient steps that look for a picture magnify the rounding of its last bits.
+    """
+    return [
+        number
+        for number, bank in enumerate(banks_of(reference))
+        if bank.kind != "steered" and not set(bank.classes).isdisjoint(classes)
+    ]
+
+
+def batch_sizes(resolution: int) -> list[int]:
+    """Pictures of the batches that are compared."""
+    return sorted({min(size, PIXELS // resolution**2) for size in BATCHES})
+
+
 def _batches(
-    reference: Generator, bank_S: Tensor, truncation: float | None
+    reference: Generator, of_banks: Sequence[Tensor], truncation: float | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """z and ids within the exported classes: one picture of each bank, then mixed batches."""
-    of_banks = [(bank_S == number).nonzero()[:, 0] for number in bank_S.unique()]
-    batch = 0
-    for size in (min(size, PIXELS // reference.resolution**2) for size in BATCHES):
+    """z and ids within the exported classes: one picture of each bank, then mixed batches.
+
+    Args:
+        reference: the model's generator.
+        of_banks: of every bank the ids to choose from.
+        truncation: of z.
+    """
+    if not of_banks:
+        return
+    batch, most = 0, sum(len(ids) for ids in of_banks)
+    for size in batch_sizes(reference.resolution):
         for start in range(len(of_banks) if size == 1 else 1):
             # Banks take turns, so that every one has its pictures however few classes it has.
-            choice = rng.integers(size, len(bank_S), 0, "parity classes", batch)
+            choice = rng.integers(size, most, 0, "parity classes", batch)
             y = [of_banks[(start + i) % len(of_banks)] for i in range(size)]
             y_N = torch.stack([ids[c % len(ids)] for ids, c in zip(y, choice, strict=True)])
             yield latents(reference, size, batch, truncation), y_N

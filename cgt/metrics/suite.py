@@ -11,11 +11,12 @@ import PIL
 import torch
 from torch import Tensor
 
-from cgt import catalog, images, rng
+from cgt import catalog, images
 from cgt.data.selection import class_names
 from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, Features
 from cgt.metrics.settings import PACKAGE
+from cgt.models.sampling import latent_range
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to import, and only whoever measures needs it
     from cgt.data import Pictures
@@ -41,6 +42,13 @@ class Sampler(Protocol):
     @property
     def resolution(self) -> int:
         """R in pixels."""
+
+    @property
+    def levelled(self) -> bool:
+        """Whether its statistics go by the truncation of z."""
+
+    def level(self, truncation: float | None) -> float:
+        """The truncation to call it with."""
 
     def __call__(self, z_NZ: Tensor, y_N: Tensor, /) -> Tensor:
         """Pictures (N, 3, R, R) in [-1, 1]."""
@@ -330,7 +338,8 @@ class Evaluator:
     def _fake_features(self, sampler: Sampler, on_batch: Callable[[], None]) -> tuple[Features, Tensor]:
         # Drawn for all pictures at once, so that neither the batch size nor the number of ranks changes a
         # picture.
-        z_NZ = rng.normal((self.images, sampler.dim_z), self.seed, "eval")
+        shape = (self.images, sampler.dim_z)
+        z_NZ = latent_range(sampler, None).drawn(shape, self.seed, "eval")
         label_N = torch.arange(self.images) % len(self.classes)
         names = list(sampler.classes)
         index = torch.tensor([names.index(name) for name in self.classes])

@@ -246,10 +246,6 @@ class Generator(GeneratorInterface, nn.Module):
             ValueError: z is not `dim_z` wide, the truncation is out of its range, or on the CPU y has an id
                 that no class has.
         """
-        if not 0 < truncation <= 1:
-            raise ValueError(
-                f"truncation is {truncation}, and must be above 0 and at most 1: give 1 for none"
-            )
         first = self.first_of_last_bank if self.training else 0
         check_inputs(z_NZ, y_N, self.dim_z, range(first, len(self.classes)))
         tables = self.last_bank.tables() if tables is None else tables
@@ -312,6 +308,10 @@ class Generator(GeneratorInterface, nn.Module):
 
     def _evaluation(self, z_NZ: Tensor, y_N: Tensor, tables: ClassTables, truncation: float) -> Conditions:
         """The conditions of a batch that may mix banks."""
+        if not 0 < truncation <= 1:
+            raise ValueError(
+                f"truncation is {truncation}, and must be above 0 and at most 1: give 1 for none"
+            )
         banks = [cast(Bank, bank) for bank in self.banks]
         of_banks = [bank.tables() for bank in banks[:-1]] + [tables]
         bank_N = bank_of(banks, y_N)

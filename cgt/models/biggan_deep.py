@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgt.models.layers import Conv2d
+from cgt.models.layers import Conv2d, as_computed
 from cgt.models.layouts import BOTTLENECK
 from cgt.models.norm import Condition, ConditionalBatchNorm
 
@@ -61,7 +61,7 @@ class FirstBias(nn.Module):
 
     def forward(self, shift_NF: Tensor) -> Tensor:
         """The layer's outputs, (N, F), given what the bank makes of z and the class."""
-        return self.bias + shift_NF
+        return as_computed(self.bias + shift_NF)
 
 
 class DeepDiscriminatorBlock(nn.Module):

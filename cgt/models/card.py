@@ -11,12 +11,11 @@ from typing import Any, cast
 
 import torch
 
-from cgt import rng
 from cgt.files import write_text
 from cgt.models.biggan import Generator
 from cgt.models.naming import listed
 from cgt.models.norm import Bank
-from cgt.models.sampling import write_class_grid
+from cgt.models.sampling import latent_range, write_class_grid
 from cgt.wording import counted
 
 CLASSES = 10
@@ -41,7 +40,7 @@ def write_card(folder: Path, generator: Generator, provenance: Mapping[str, Any]
     """
     classes = generator.classes
     shown = torch.linspace(0, len(classes) - 1, min(len(classes), CLASSES)).round().long()
-    z_KZ = rng.normal((COLUMNS, generator.dim_z), 0, "model card")
+    z_KZ = latent_range(generator, None).drawn((COLUMNS, generator.dim_z), 0, "model card")
     write_class_grid(folder / "samples.png", generator, shown.tolist(), z_KZ)
     write_text(folder / "README.md", card(generator, provenance))
 
@@ -52,7 +51,7 @@ def card(generator: Generator, provenance: Mapping[str, Any]) -> str:
         "\n\n".join(
             [
                 _metadata(provenance),
-                f"# {_architecture(generator)}, {generator.resolution} px, "
+                f"# {architecture(generator)}, {generator.resolution} px, "
                 f"{counted(len(generator.classes), 'class')}",
                 *_summary(generator),
                 *_how_to_sample(generator),
@@ -68,7 +67,8 @@ def card(generator: Generator, provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _architecture(generator: Generator) -> str:
+def architecture(generator: Generator) -> str:
+    """What kind of generator it is, as its paper calls it."""
     return "BigGAN-deep" if generator.config.deep else "BigGAN"
 
 
@@ -95,7 +95,7 @@ def _summary(generator: Generator) -> Iterator[str]:
     folded = ", folded for inference: no place to train all of it from" if generator.folded else ""
     size = generator.resolution
     yield (
-        f"A class-conditional image generator: {_architecture(generator)} (Brock et al., 2019) of "
+        f"A class-conditional image generator: {architecture(generator)} (Brock et al., 2019) of "
         f"{parameters:,} parameters{folded}. It makes RGB pictures of {size} x {size} pixels from "
         f"{generator.dim_z} numbers of N(0, 1) and a class."
     )

@@ -70,6 +70,7 @@ def save_model(
         RunError: the disk is full; what stood there before is untouched.
     """
     folder = Path(folder)
+    generator.refuse_training()  # the card's pictures would change it
     refuse_existing(folder, overwrite=overwrite, kind=KIND, option="overwrite=True")
     banks = [cast(Bank, bank) for bank in generator.banks]
     record = ModelRecord(

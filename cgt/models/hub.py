@@ -98,7 +98,7 @@ def published(folder: Path, name: str, *, private: bool | None, token: str | Non
         raise UserError(
             f"{name!r} can't be the name of a repository ({_first_line(error)}): give OWNER/NAME."
         ) from None
-    except OSError as error:
+    except Exception as error:  # transport errors of the client are of no kind that all its versions share
         raise RunError(
             f"{name} could not be uploaded to the Hugging Face hub: {_first_line(error)}."
         ) from error

@@ -7,6 +7,7 @@ be imported with every generator.
 Shapes: N pictures, Z latent size, J classes that are mixed, R resolution.
 """
 
+import inspect
 import math
 import operator
 import tempfile
@@ -75,7 +76,7 @@ class GeneratorInterface:
         from cgt.models.sampling import own_latents, pictures_of
 
         generator = cast("cgt.Generator", self)
-        generator._refuse_training()
+        generator.refuse_training()
         if truncation is not None and not LEAST_TRUNCATION <= truncation < math.inf:
             raise UserError(
                 f"truncation={truncation!r}: give a number from {LEAST_TRUNCATION} on, such as 0.5, or None."
@@ -177,7 +178,9 @@ class GeneratorInterface:
         if push_to_hub_kwargs and not push_to_hub:
             raise TypeError(f"{', '.join(push_to_hub_kwargs)}: only with push_to_hub=True")
         generator = cast("cgt.Generator", self)
-        generator._refuse_training()
+        generator.refuse_training()
+        if push_to_hub:  # what it does not take is refused before anything is written
+            inspect.signature(self.push_to_hub).bind("", **push_to_hub_kwargs)
         provenance = {**self.provenance, **({} if license is None else {"license": license})}
         folder = Path(save_directory)
         cgt.save_model(folder, generator, provenance=provenance, overwrite=overwrite)
@@ -238,7 +241,12 @@ class GeneratorInterface:
                 delete_patterns=delete_patterns,
             )
 
-    def _refuse_training(self) -> None:
+    def refuse_training(self) -> None:
+        """Refuse a generator whose pictures would be of batch statistics, and change its running ones.
+
+        Raises:
+            UserError: it is in training mode.
+        """
         if cast("cgt.Generator", self).training:
             raise UserError("the generator is in training mode: call its eval() first.")
 

@@ -98,6 +98,15 @@ def full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
+def as_computed(x: Tensor) -> Tensor:
+    """The tensor in the number type that autocast has convolutions compute in, where it is on."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x
+    cast_to: Tensor = x.to(torch.get_autocast_dtype(kind))
+    return cast_to
+
+
 class Conv2d(SpectralNormalised, nn.Conv2d):
     """A spectrally normalised convolution that keeps the size."""
 
@@ -116,7 +125,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         convolution of 4x4 does with 4/9 of the work, and without the enlarged map.
         """
         if not _pays(x_NCHW):
-            return self(F.interpolate(x_NCHW, scale_factor=2))
+            return self.forward(F.interpolate(x_NCHW, scale_factor=2))
         kernel_IO44 = _summed_over_pairs(self.normalised_weight()).flip(2, 3).transpose(0, 1)
         return F.conv_transpose2d(x_NCHW, kernel_IO44, self.bias, stride=2, padding=1)
 
@@ -126,7 +135,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         As one convolution of 4x4 with stride 2 this is 4/9 of the work, and there is no map of full size.
         """
         if not _pays(x_NCHW[:, :, ::2, ::2]):
-            return F.avg_pool2d(self(x_NCHW), 2)
+            return F.avg_pool2d(self.forward(x_NCHW), 2)
         kernel_OI44 = _summed_over_pairs(self.normalised_weight()) / 4
         return F.conv2d(x_NCHW, kernel_OI44, self.bias, stride=2, padding=1)
 

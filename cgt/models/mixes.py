@@ -5,14 +5,14 @@ import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import SupportsIndex, cast
 
 from cgt.errors import UserError
 from cgt.models.naming import choose, repeated
 
 ROUNDING = 0.015
 """Weights that add up to 1 within this are scaled to do so exactly: three thirds may be given as 0.33."""
-Wanted = Iterable[str | SupportsIndex] | str | int | None
+Wanted = Iterable[str | SupportsIndex] | str | SupportsIndex | None
 """Classes by name or by id, and mixes such as "tench:0.5+alley:0.5"; or one of these; or None for all."""
 
 
@@ -52,11 +52,12 @@ def wanted_mixes(classes: Wanted, known: Sequence[str]) -> list[Mix]:
     """
     if classes is None:
         return [Mix.of(name) for name in known]
-    if isinstance(classes, str | int):
-        classes = [classes]
+    # Numbers of numpy and torch have no dimension.
+    alone = isinstance(classes, str | int) or getattr(classes, "ndim", None) == 0
+    several = [classes] if alone else classes
     mixes = [
         read_mix(one, known, "classes") if isinstance(one, str) else Mix.of(_by_id(one, known))
-        for one in classes
+        for one in cast(Iterable[str | SupportsIndex], several)
     ]
     if not mixes:
         raise UserError("classes is empty: name at least one, or give None for all.")

@@ -26,7 +26,18 @@ GRID_CELL = 64
 """Pixels that a picture of a grid has at least, so that small ones can be seen."""
 
 
-class Sampled(Protocol):
+class Levelled(Protocol):
+    """What says which truncations of z there are statistics for."""
+
+    @property
+    def levelled(self) -> bool:
+        """Whether statistics go by the truncation of z."""
+
+    def level(self, truncation: float | None) -> float:
+        """The truncation to call it with."""
+
+
+class Sampled(Levelled, Protocol):
     """What pictures ask of the `Generator` that they are drawn from, which offers them itself."""
 
     resolution: int
@@ -38,13 +49,6 @@ class Sampled(Protocol):
     @property
     def dim_z(self) -> int:
         """Z."""
-
-    @property
-    def levelled(self) -> bool:
-        """Whether statistics go by the truncation of z."""
-
-    def level(self, truncation: float | None) -> float:
-        """The truncation to call it with."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of which any tells the device."""
@@ -77,14 +81,14 @@ class LatentRange(NamedTuple):
         """What no number is beyond; None where there is no bound."""
         return None if self.cut is None else self.cut * self.factor
 
-    def drawn(self, shape: tuple[int, ...], seed: int, stream: str, number: int) -> Tensor:
-        """Latents of this shape, a function of seed, stream and number."""
+    def drawn(self, shape: tuple[int, ...], seed: int, stream: str, *position: int) -> Tensor:
+        """Latents of this shape, a function of seed, stream and position."""
         if self.cut is None:
-            return rng.normal(shape, seed, stream, number)
-        return rng.truncated_normal(shape, self.cut, seed, stream, number) * self.factor
+            return rng.normal(shape, seed, stream, *position)
+        return rng.truncated_normal(shape, self.cut, seed, stream, *position) * self.factor
 
 
-def latent_range(generator: Sampled, truncation: float | None) -> LatentRange:
+def latent_range(generator: Levelled, truncation: float | None) -> LatentRange:
     """What truncation means to a generator.
 
     Args:

@@ -14,7 +14,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from cgt import rng
 from cgt.data.manifest import open_shards
 from cgt.data.selection import Selection
 from cgt.data.sheet import first_pictures
@@ -25,7 +24,7 @@ from cgt.models.biggan import Generator
 from cgt.models.folder import load_generator
 from cgt.models.norm import Bank, ClassBank, ClassTables, tables_of_all
 from cgt.models.record import read_record
-from cgt.models.sampling import PICTURES_AT_ONCE
+from cgt.models.sampling import PICTURES_AT_ONCE, latent_range
 from cgt.report.runs import Group, ReadRun
 from cgt.training.state_files import read_tensors
 from cgt.transfer.propagation import PropagatedBank
@@ -142,7 +141,8 @@ class Shown:
 
     def latents(self, count: int) -> Tensor:
         """z (K, Z): of every class the same, and more of them begin with the fewer ones."""
-        z_KZ = rng.normal((PICTURES_AT_ONCE, self.generator.dim_z), SEED, "sample", 0)
+        shape = (PICTURES_AT_ONCE, self.generator.dim_z)
+        z_KZ = latent_range(self.generator, None).drawn(shape, SEED, "sample", 0)
         return z_KZ[:count].to(self.generator.output_affine.gain.device)
 
 

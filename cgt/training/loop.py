@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from cgt import rng
 from cgt.data import Pictures
 from cgt.errors import PreemptedError, RunError, SaidElsewhereError, UserError, reworded
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.folder import save_model
 from cgt.models.layers import plain
-from cgt.models.sampling import write_class_grid
+from cgt.models.sampling import latent_range, write_class_grid
 from cgt.progress import StepsProgress, steps_progress
 from cgt.runs import RunFolder, options_of
 from cgt.training.checkpoint import Checkpoints
@@ -287,7 +286,8 @@ def write_grid(path: Path, generator: Generator, seed: int) -> None:
     """
     first = generator.first_of_last_bank
     classes = range(len(generator.classes))[first : first + GRID_CLASSES]
-    write_class_grid(path, generator, classes, rng.normal((GRID_COLUMNS, generator.dim_z), seed, "grid"))
+    shape = (GRID_COLUMNS, generator.dim_z)
+    write_class_grid(path, generator, classes, latent_range(generator, None).drawn(shape, seed, "grid"))
 
 
 def _learning_rates(trainer: Trainer) -> Losses:

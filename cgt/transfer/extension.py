@@ -45,10 +45,12 @@ class Extension(Method[C]):
         """
         source = self.task.given_source.generator
         extended = copy.deepcopy(source).to(next(generator.parameters()).device)
-        extended.append(generator.last_bank.stored())
+        new = generator.last_bank
+        extended.append(new.baked() if source.folded else new.stored())
+        extended.eval()
         if source.folded:
-            extended.fold()
-        return extended.eval()
+            extended.fix_norms()
+        return extended
 
 
 class StagedConfig(MethodConfig):

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from cgt.cli import main
 from cgt.models.folder import load_generator, load_model
 
-BOTH = pytest.mark.parametrize("model", ["flat", "hierarchical"])
+ALL = pytest.mark.parametrize("model", ["flat", "hierarchical", "deep"])
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_it_makes_what_the_model_makes(
     size: int, model: str, exported: Callable[..., Path], models: dict[str, Path]
@@ -36,7 +36,7 @@ def test_it_is_folded_and_has_no_discriminator(
     assert not [name for name in load_file(folder / "generator.safetensors") if name.endswith(".u")]
 
 
-@BOTH
+@ALL
 def test_it_holds_some_classes_in_the_order_of_the_model(
     model: str, exported: Callable[..., Path], models: dict[str, Path]
 ) -> None:

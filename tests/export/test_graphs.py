@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cgt.cli import main
-from cgt.models.folder import load_model, save_model
+from cgt.models.folder import load_generator, load_model, save_model
 from tests import tiny
 from tests.transfer.methods import make
 
@@ -165,6 +165,39 @@ def test_steered_classes_are_refused_and_the_others_exported(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     if target == "torch-export":
         assert main([*words, "--classes", "old"]) == 0
+
+
+def test_steered_classes_are_exported_as_a_folder_and_not_compared(tmp_path: Path) -> None:
+    """With the published number of steps, which magnify rounding beyond what is allowed."""
+    generator = tiny.source(tiny.PER_LAYER).generator
+    generator.append(make("ppgn", tiny.PER_LAYER, iterations=200).networks()[0].last_bank.stored())
+    save_model(tmp_path / "model", generator.eval(), provenance={})
+    words = [str(tmp_path / "model"), str(tmp_path / "out"), "--format", "safetensors"]
+    assert main(["export", *words]) == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Not compared: elk, fox, gnu, whose pictures are looked for" in card
+    assert "| ant, bee, cat and 1 more |" in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_graphs_of_levelled_and_deep_generators_have_the_statistics_of_the_truncation(
+    target: str, tmp_path: Path
+) -> None:
+    if target == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    checkpoint = Path(__file__).parents[1] / "golden" / "hf_biggan_deep32"
+    assert main(["convert", "hf-biggan", str(checkpoint), str(tmp_path / "model")]) == 0
+    words = ["--format", target, "--mixing", "--truncation", "0.43", "--classes", "class_001,class_004"]
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), *words]) == 0
+    generator = load_generator(tmp_path / "model")
+    z = torch.randn(7, generator.dim_z) * 0.43
+    y = torch.arange(7) % 2
+    expected = generator(z, torch.tensor([1, 4])[y], truncation=0.43)
+    torch.testing.assert_close(opened(tmp_path / "out", target)(z, y), expected, atol=1e-5, rtol=0)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "then multiplied by 0.43, for which the batch-norm statistics are" in card
 
 
 @pytest.mark.slow

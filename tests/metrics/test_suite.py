@@ -44,6 +44,10 @@ class Painter:
     brightness = (0.75, 0.0, 0.25, 0.5)
     dim_z = 4
     resolution = RESOLUTION
+    levelled = False
+
+    def level(self, truncation: float | None) -> float:
+        return 1.0
 
     def __init__(self) -> None:
         self.labels: list[int] = []

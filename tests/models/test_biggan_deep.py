@@ -1,6 +1,7 @@
 """BigGAN-deep: its sizes and layouts, the first layer as a site, and statistics that go by truncation."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from cgt.errors import UserError
 from cgt.images import to_uint8
+from cgt.models.banks import merged
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 from cgt.models.folder import load_generator, load_model, save_model
 from cgt.models.norm import EmbeddedBank, SiteStatistics
 from cgt.models.sampling import latent, latent_range
+from cgt.transfer.bsa import BSA, BSAConfig
 from cgt.transfer.propagation import PropagatedBank
 from tests import tiny
 from tests.transfer.methods import make
@@ -170,17 +173,6 @@ def test_a_truncation_out_of_range_is_refused(truncation: float) -> None:
         levelled()(torch.randn(2, 6), torch.tensor([0, 1]), truncation=truncation)
 
 
-def test_sampling_by_name_takes_the_statistics_of_its_truncation() -> None:
-    generator = levelled()
-    z_NZ = torch.stack(
-        [latent(generator, k, seed=0, truncation=0.4, stream=f"sample {tiny.OLD[1]}") for k in (0, 1)]
-    )
-    expected = to_uint8(generator(z_NZ, torch.tensor([1, 1]), truncation=0.4))
-    assert torch.equal(generator.sample(tiny.OLD[1], n=2, truncation=0.4), expected)
-    with pytest.raises(UserError, match="truncation 1.5: this model's statistics go by truncation"):
-        generator.sample(truncation=1.5)
-
-
 def test_levels_survive_the_model_folder_and_folding(tmp_path: Path) -> None:
     generator = levelled()
     save_model(tmp_path / "model", generator, provenance={})
@@ -224,6 +216,39 @@ def test_a_levelled_source_is_extended_from_its_statistics_without_truncation() 
     before = generator(z_NZ, y_N, truncation=0.4)
     generator.append(bank)
     assert torch.equal(generator.eval()(z_NZ, y_N, truncation=0.4), before)
+
+
+@pytest.mark.parametrize("truncation", [0.0, -0.5, 2.0])
+def test_a_mix_refuses_a_truncation_out_of_range(truncation: float) -> None:
+    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+        levelled().interpolate(
+            torch.randn(1, 6), torch.tensor([[0, 1]]), torch.ones(1, 2) / 2, truncation=truncation
+        )
+
+
+@pytest.mark.parametrize("config", tiny.CONDITIONINGS.values(), ids=tiny.CONDITIONINGS)
+@pytest.mark.parametrize("train", [True, False])
+def test_under_autocast_every_block_gives_half_precision(config: GeneratorConfig, train: bool) -> None:
+    generator = tiny.source(config).generator.train(train)
+    seen: list[torch.dtype] = []
+    for block in generator.blocks:
+        block.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        generator(torch.randn(2, config.dim_z), torch.tensor([0, 1]))
+    assert seen == [torch.bfloat16] * len(generator.blocks)
+
+
+def test_a_folded_embedding_stays_one_beside_new_classes(tmp_path: Path) -> None:
+    task = tiny.task(tiny.DEEP)
+    source = levelled()
+    source.fix_norms()
+    save_model(tmp_path / "source", source, provenance={})
+    pair = replace(task.given_source, generator=load_model(tmp_path / "source")[0])
+    method = BSA(BSAConfig(name="bsa"), replace(task, source=pair))
+    extended = method.finished(method.networks()[0])
+    assert extended.folded
+    assert [bank.kind for bank in extended.banks] == ["embedding", "tables"]
+    assert merged([pair.generator, extended], ["one", "two"]).classes == extended.classes
 
 
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [

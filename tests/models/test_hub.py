@@ -193,6 +193,8 @@ def test_a_repository_without_a_model_is_refused(client: Hub) -> None:
             "'me/tiny' can't be the name of a repository \\(Bad name",
         ),
         (ConnectionError("No route.\nto host"), RunError, "me/tiny could not be uploaded .*: No route.$"),
+        # The client's own errors of transport are of no kind of Python's.
+        (Exception("Connection refused"), RunError, "me/tiny could not be uploaded .*: Connection refused.$"),
     ],
 )
 def test_an_upload_that_fails_says_why(
