@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -64,6 +65,8 @@ def test_classes_go_by_name_by_id_or_all_together(generator: Generator) -> None:
         assert torch.equal(generator.sample(ids), by_name)
     assert torch.equal(generator.sample("fox"), generator.sample(5))
     assert torch.equal(generator.sample(), generator.sample(generator.classes))
+    for one in (1, np.int64(1), torch.tensor(1)):
+        assert torch.equal(generator.sample(one, n=2), generator.sample([1], n=2))
 
 
 def test_a_truncated_latent_is_within_its_bound(generator: Generator) -> None:
