@@ -95,10 +95,19 @@ class SiteStatistics(nn.Module):
         """Mean and variance, (C,), at a truncation in (0, 1], of which running ones know nothing.
 
         Between two levels the LOWER one has the weight of the fraction, as in pytorch-pretrained-BigGAN.
+
+        Raises:
+            ValueError: the truncation is out of its range.
         """
         if self.mean.dim() == 1:
             return self.mean, self.var
-        share, level = math.modf(truncation / (1 / (len(self.mean) - 1)))
+        if not 0 < truncation <= 1:
+            raise ValueError(
+                f"truncation is {truncation}, and must be above 0 and at most 1: give 1 for none"
+            )
+        last = len(self.mean) - 1
+        # Divided as the original does, 1 comes out below or above the last of some numbers of levels.
+        share, level = math.modf(last if truncation == 1 else min(truncation / (1 / last), last))
         lower = int(level)
         if not share:
             return self.mean[lower], self.var[lower]

@@ -147,6 +147,22 @@ def test_at_a_level_statistics_are_the_level_s(truncation: float) -> None:
     assert torch.equal(var, statistics.var[round(truncation * 5)])
 
 
+@pytest.mark.parametrize("levels", [50, 51, 94, 99, 104])
+def test_without_truncation_statistics_are_the_last_level_s(levels: int) -> None:
+    statistics = SiteStatistics(3, levels=levels)
+    statistics.mean.normal_()
+    statistics.var.uniform_()
+    mean, var = statistics.at(1.0)
+    assert torch.equal(mean, statistics.mean[-1])
+    assert torch.equal(var, statistics.var[-1])
+
+
+@pytest.mark.parametrize("truncation", [-0.4, 0.0, 1.02, math.nan])
+def test_there_are_no_statistics_out_of_range(truncation: float) -> None:
+    with pytest.raises(ValueError, match="must be above 0 and at most 1: give 1 for none"):
+        SiteStatistics(3, levels=6).at(truncation)
+
+
 def test_between_levels_the_lower_one_has_the_weight_of_the_fraction() -> None:
     statistics = SiteStatistics(3, levels=6)
     statistics.mean.normal_()
