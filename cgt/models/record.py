@@ -133,7 +133,7 @@ def read_record(folder: Path) -> ModelRecord:
         values = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a model folder: it has no {FILE}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}): take an unbroken copy of the model folder."
         ) from error

@@ -52,6 +52,14 @@ def test_a_pickle_in_a_model_folder_is_refused(
     assert not attack.trace.exists()
 
 
+def test_a_config_nested_too_deeply_is_refused(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    (folder / "config.json").write_text("[" * 200_000)
+    for load in (load_model, load_generator):
+        with pytest.raises(UserError, match="config.json is not valid JSON"):
+            load(folder)
+
+
 @pytest.mark.parametrize("option", ["--weights", "--source"])
 def test_a_pickle_that_an_option_names_is_refused(
     option: str, tmp_path: Path, attack: Attack, capsys: pytest.CaptureFixture[str]
