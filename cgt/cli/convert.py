@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from cgt.interop.originals import Difference
     from cgt.models.biggan import Generator
     from cgt.models.discriminator import Discriminator
 
@@ -30,7 +31,8 @@ WEIGHTS = Annotated[
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="The generator's file in INPUT. [default: G_ema.pth, else G.pth]",
+        help="The generator's file in INPUT. [default: G_ema.pth, else G.pth; for hf-biggan, "
+        "pytorch_model.bin]",
         show_default=False,
     ),
 ]
@@ -84,7 +86,7 @@ def convert(
 
     from cgt.data.selection import class_names
     from cgt.files import refuse_existing, replacing_folder
-    from cgt.interop.originals import LIMIT, compare, read_originals
+    from cgt.interop.originals import compare, read_originals
     from cgt.models.folder import KIND, save_model
 
     program = catalog.load("cgt.interop", format, kind="checkpoint format")
@@ -93,7 +95,7 @@ def convert(
     options = _options(program, format, source=source)
     originals = None if check is None else read_originals(check)
     generator, discriminator, provenance = program.convert(input, weights=weights, classes=names, **options)
-    differences: dict[str, float] = {}
+    differences: dict[str, Difference] = {}
     if originals is None:
         save_model(out, generator, discriminator, provenance=provenance, overwrite=overwrite)
     else:
@@ -104,7 +106,8 @@ def convert(
     console.print(_summary(generator, discriminator, provenance))
     for name, difference in differences.items():
         told = (
-            f"checked: {name} differ by at most {difference:.1e} from those of {check} (limit: {LIMIT:.0e})"
+            f"checked: {name} differ by at most {difference.largest:.1e} from those of {check} "
+            f"(limit: {difference.limit:.1e})"
         )
         console.print(told, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
@@ -140,11 +143,16 @@ def _summary(
     config, names = generator.config, generator.classes
     conditioning = "an embedding per layer"
     if config.shared_dim:
-        latent = f", hierarchical z in chunks of {generator.latent_width}" if config.hierarchical else ""
+        latent = ""
+        if config.deep:
+            latent = ", and all of z at every layer"
+        elif config.hierarchical:
+            latent = f", hierarchical z in chunks of {generator.latent_width}"
         conditioning = f"a shared embedding of {config.shared_dim}{latent}"
     unused = [f"{count} {name}" for name, count in provenance["unused_keys"].items()]
     rows = {
         "files": ", ".join(provenance["files"]),
+        "architecture": "BigGAN-deep" if config.deep else "BigGAN",
         "resolution": f"{generator.resolution} px",
         "channels": ", ".join(map(str, config.widths(generator.resolution))),
         "attention": ", ".join(f"{size} px" for size in config.attention) or "none",

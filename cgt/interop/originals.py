@@ -13,7 +13,7 @@ and, to check the discriminator too, either or both of
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,14 @@ class Originals:
     """By the name of the logits: pictures (N, 3, R, R), and the logits (N,) of them."""
 
 
+class Difference(NamedTuple):
+    """Between what a converted model and the original program make of the same."""
+
+    largest: float
+    limit: float
+    """What it may be."""
+
+
 def read_originals(path: Path) -> Originals:
     """The content of the file.
 
@@ -60,6 +68,11 @@ def read_originals(path: Path) -> Originals:
         )
     tensors = {name: _tensor(path, name, arrays[name]) for name in [*NEEDED, "x", *JUDGED] if name in arrays}
     y_N, images = tensors["y"], tensors["eval_images"]
+    if y_N.dim() != 1:
+        raise UserError(
+            f"{path}: y has the shape {tuple(y_N.shape)}, and must have 1 dimension: save one label for each "
+            "picture."
+        )
     judged = {}
     for logits, pictures in JUDGED.items():
         if logits in tensors and pictures in tensors:
@@ -72,7 +85,7 @@ def read_originals(path: Path) -> Originals:
     return Originals(path, tensors["z"], y_N, images, judged)
 
 
-def compare(folder: Path, originals: Originals) -> dict[str, float]:
+def compare(folder: Path, originals: Originals) -> dict[str, Difference]:
     """The largest differences between what a converted model folder makes of the inputs and the outputs.
 
     The labels are those of the generator's last bank. What is compared is called "pictures", or by the name
@@ -83,14 +96,15 @@ def compare(folder: Path, originals: Originals) -> dict[str, float]:
     """
     generator, (_, discriminator) = load_generator(folder), load_model(folder)
     _require_inputs_of(generator, originals)
-    differences = {"pictures": _of_pictures(generator, originals)}
-    limits = {"pictures": LIMIT}
+    differences = {"pictures": Difference(_of_pictures(generator, originals), LIMIT)}
     if discriminator is not None:
         for name, (pictures, logits) in originals.judged.items():
-            differences[name] = _of_logits(discriminator, pictures, originals.y_N, logits)
-            limits[name] = LIMIT * max(1.0, float(logits.abs().max()))
-    if above := [name for name, value in differences.items() if not value <= limits[name]]:
-        told = ", ".join(f"{name} by {differences[name]:.2g} (allowed: {limits[name]:.2g})" for name in above)
+            largest = _of_logits(discriminator, pictures, originals.y_N, logits)
+            differences[name] = Difference(largest, LIMIT * max(1.0, float(logits.abs().max())))
+    if above := {name: found for name, found in differences.items() if not found.largest <= found.limit}:
+        told = ", ".join(
+            f"{name} by {found.largest:.2g} (allowed: {found.limit:.2g})" for name, found in above.items()
+        )
         raise UserError(
             f"the converted model is not the one that made {originals.path}: they differ in {told}. Check "
             "that the outputs are of this file (G_ema.pth or G.pth) and of eval mode, with z as the program "

@@ -50,6 +50,32 @@ def test_hierarchical_conditioning_is_named(tmp_path: Path, capsys) -> None:
     assert "32 px" in shown
 
 
+@pytest.mark.parametrize(
+    ("format_name", "folder", "facts"),
+    [
+        ("biggan-pytorch", "biggan_pytorch_hier64", ["architecture BigGAN resolution"]),
+        (
+            "hf-biggan",
+            "hf_biggan_deep32",
+            ["architecture BigGAN-deep", "a shared embedding of 16, and all of z at every layer"],
+        ),
+    ],
+)
+def test_the_architecture_is_named(
+    format_name: str, folder: str, facts: list[str], tmp_path: Path, capsys
+) -> None:
+    assert main(["convert", format_name, str(GOLDEN / folder), str(tmp_path / "model")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert [fact for fact in facts if fact not in shown] == []
+
+
+def test_the_default_weights_of_every_format_are_in_the_help(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["convert", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "G_ema.pth, else G.pth; for hf-biggan, pytorch_model.bin]" in shown
+
+
 def test_class_names_come_from_a_file(checkpoint: str, tmp_path: Path) -> None:
     names = ["bear", "café", "[red]fox", "a b", "owl", "yak"]
     (tmp_path / "names.txt").write_text("# animals\n" + "\n".join(names) + "\n\n", encoding="utf-8")

@@ -63,6 +63,16 @@ def test_what_differs_is_refused_and_nothing_is_left(
     assert not list(place.rglob("*"))
 
 
+def test_the_limits_told_are_those_of_the_largest_logits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check("biggan-pytorch", CHECKPOINT, CHECKPOINT / "io.npz", tmp_path / "model") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("checked")]
+    # The largest logits are 19.2 and 21.0.
+    for line, limit in zip(told, ("1.0e-04", "1.9e-03", "2.1e-03"), strict=True):
+        assert line.endswith(f"(limit: {limit})")
+
+
 def test_a_model_stays_where_what_should_replace_it_differs(tmp_path: Path) -> None:
     out, other = tmp_path / "model", changed(lambda a: a | {"eval_images": -a["eval_images"]}, tmp_path)
     assert check("biggan-pytorch", CHECKPOINT, CHECKPOINT / "io.npz", out) == 0
@@ -100,6 +110,7 @@ def test_inputs_of_another_model_are_told(
         (lambda a: {k: v for k, v in a.items() if k != "z"}, r"has no z \(there is: eval_images,"),
         (lambda a: a | {"z": a["z"][:3]}, r"z has the shape \(3, 32\).* first of them 8 as y"),
         (lambda a: a | {"eval_images": a["eval_images"][0]}, "eval_images has the shape .* 4 dimensions"),
+        (lambda a: a | {"y": np.int64(3)}, r"y has the shape \(\), and must have 1 dimension"),
         (lambda a: {k: v[:0] for k, v in a.items()}, "none 0"),
         (lambda a: a | {"y": a["y"].astype(np.float32)}, "y holds float32, and must hold integers"),
         (lambda a: a | {"z": a["z"].astype(np.int64)}, "z holds int64, and must hold floating-point"),
