@@ -98,7 +98,7 @@ def generator_shape(found: Weights, trained: Mapping[str, Any]) -> GeneratorShap
                 if f"blocks.{i}.1.theta.weight" in found.tensors
             ),
             # By default those of the ImageNet and of the CIFAR recipe.
-            init=inits.get(trained.get("G_init"), "orthogonal" if shared_dim else "normal"),
+            init=inits.get(str(trained.get("G_init")), "orthogonal" if shared_dim else "normal"),
             bn_eps=eps if isinstance(eps, float) else 1e-5,
         )
     return GeneratorShape(config, resolution, count)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cgt import files
 from cgt.errors import UserError
+from cgt.interop.biggan_files import generator_file
 from cgt.interop.biggan_networks import blaming, widths_option
 from cgt.interop.class_names import given_or, numbered
 from cgt.interop.pickles import read_tensors
@@ -102,7 +103,7 @@ def convert(
     Raises:
         UserError: a file that is missing, damaged or of another architecture, or names that don't fit.
     """
-    path = _weights_file(input, weights)
+    path = generator_file(input, weights, (WEIGHTS,))
     config = _read_config(path.with_name(CONFIG))
     stored = _normalised(read_tensors(path), path)
     found = Weights(path, stored, "pytorch-pretrained-BigGAN generator", REMEDY)
@@ -124,21 +125,6 @@ def convert(
         "unused_keys": dict(sorted(unused.items())),
     }
     return generator, None, provenance
-
-
-def _weights_file(path: Path, weights: Path | None) -> Path:
-    if not path.exists():
-        raise UserError(f"there is nothing at {path}: give the folder with {CONFIG} and {WEIGHTS}.")
-    if path.is_file():
-        if weights is not None:
-            raise UserError(
-                f"{path} is a file, so --weights {weights} means nothing: give the folder, or leave it out."
-            )
-        return path
-    for choice in [path / WEIGHTS] if weights is None else [path / weights, weights]:
-        if choice.is_file():
-            return choice
-    raise UserError(f"{path} holds no {weights or WEIGHTS}: name the file with weights with --weights FILE.")
 
 
 def _read_config(path: Path) -> Config:
@@ -191,6 +177,12 @@ def _shape(config: Config) -> GeneratorConfig:
         raise ValueError(
             f"{CONFIG} says output_dim {config.output_dim}, and {BOTTOM} px doubled {sum(doubling)} times "
             f"are {BOTTOM << sum(doubling)} px: mend it"
+        )
+    position = config.attention_layer_position
+    if 0 <= position < len(doubling) and not (position and doubling[position - 1]):
+        raise ValueError(
+            f"{CONFIG} says attention_layer_position {position}, and attention must stand behind a block "
+            f"that doubles the size, at an even position from 2: {REMEDY}"
         )
     widths = [config.layers[0][1], *(outputs for _, _, outputs in config.layers)]
     if any(inputs != width for (_, inputs, _), width in zip(config.layers, widths, strict=False)):

@@ -192,6 +192,29 @@ def test_training_state_is_read_without_executing_it(
     assert not (tmp_path / "executed").exists()
 
 
+def test_options_of_another_type_are_as_good_as_none(checkpoint: Path) -> None:
+    options = {"G_init": {"of": "nothing"}, "BN_eps": {"of": "nothing"}}
+    torch.save({"config": options}, checkpoint / "state_dict.pth")
+    generator, _, _ = convert(checkpoint)
+    assert (generator.config.bn_eps, generator.config.init) == (1e-5, "normal")
+
+
+def test_scores_that_are_not_finite_are_left_out(checkpoint: Path) -> None:
+    state = {"itr": 70, "epoch": float("nan"), "best_IS": {"nested": float("nan")}, "best_FID": float("inf")}
+    torch.save(state, checkpoint / "state_dict.pth")
+    assert convert(checkpoint)[2]["training"] == {"itr": 70}
+
+
+def test_a_generator_of_no_save_has_neither_discriminator_nor_training_state(checkpoint: Path) -> None:
+    (checkpoint / "G_ema.pth").rename(checkpoint / "birds.pth")
+    torch.save({"itr": 70, "config": {"BN_eps": 1e-3}}, checkpoint / "state_dict.pth")
+    generator, discriminator, provenance = convert(checkpoint, weights=Path("birds.pth"))
+    assert discriminator is None
+    assert generator.config.bn_eps == 1e-5
+    assert set(provenance["files"]) == {"birds.pth"}
+    assert (provenance["left_out"], provenance["training"]) == ([], {})
+
+
 def endless() -> bytes:
     content: dict[str, Any] = {}
     content["config"] = content

@@ -87,6 +87,10 @@ CONFIGS = {
         12,
         r"'generator.gen_z.weight' has the shape \(1024, 32\), and by config.json it is \(1024, 28\)",
     ),
+    "attention_layer_position": (
+        3,
+        "says attention_layer_position 3, and attention must stand behind a block that doubles the size",
+    ),
     "n_stats": (31, r"'generator.bn.running_means' has the shape \(51, 4\)"),
     "eps": (None, "eps: Input should be a valid number"),
 }
@@ -108,6 +112,14 @@ def test_a_config_that_is_no_json_is_refused(content: str, tmp_path: Path) -> No
     (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match="config.json is not valid JSON"):
         convert(folder)
+
+
+def test_weights_that_are_missing_are_told_with_what_is_there(tmp_path: Path) -> None:
+    told = r"holds no other\.bin \(there is: pytorch_model\.bin\): .* --weights FILE"
+    with pytest.raises(UserError, match=told):
+        convert(CHECKPOINT, weights=Path("other.bin"))
+    with pytest.raises(UserError, match=r"holds no pytorch_model\.bin \(there is: no \.bin file at all\)"):
+        convert(tmp_path)
 
 
 def test_without_its_config_it_is_refused(tmp_path: Path) -> None:
