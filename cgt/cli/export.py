@@ -9,6 +9,7 @@ import typer
 
 from cgt import catalog
 from cgt.cli.options import MODEL, OVERWRITE
+from cgt.wording import counted
 
 if TYPE_CHECKING:
     from cgt.export.base import Written
@@ -97,5 +98,6 @@ def _summary(out: Path, written: "Written") -> str:
     count = len(written.classes)
     agreement = "not compared with the model"
     if written.parity is not None:
-        agreement = f"within {written.parity.greatest:.1e} of the model"
-    return f"{out}: {count} {'class' if count == 1 else 'classes'}, {agreement}"
+        agreement = f"within {written.parity.greatest:.1e} of {written.compared_with}"
+    notes = "".join(f"\n{what}: {fact}" for what, fact in written.notes.items())
+    return f"{out}: {counted(count, 'class')}, {agreement}{notes}"

@@ -97,6 +97,7 @@ def sample(
     from cgt.files import refuse_existing
     from cgt.images import FILMS
     from cgt.models.folder import find_model, load_generator
+    from cgt.models.sampling import latent_range
 
     suffix = out.suffix.lower()
     film = suffix in FILMS
@@ -119,7 +120,7 @@ def sample(
         single = not film and suffix != ".png"
         refuse_existing(out, overwrite=overwrite, kind=KIND if single else None, inputs=(folder,))
     generator = load_generator(folder).to(device())
-    generator.level(truncation)  # refuses what it has no statistics for
+    latent_range(generator, truncation)  # refuses what it has no statistics for
     mixes = chosen_mixes(generator, classes)
     order = Order(folder, generator, tuple(mixes), per_class, seed, truncation, batch_size)
     if film:

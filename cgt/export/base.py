@@ -80,5 +80,7 @@ class Written:
     """And the output, last."""
     parity: Parity | None = None
     """None where it was not measured."""
+    compared_with: str = "the model"
+    """What it was measured against."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Further facts, by what they are of."""

@@ -55,7 +55,7 @@ def _agreement(model: Model, written: Written) -> Iterator[str]:
         return
     *sizes, last = map(str, batch_sizes(model.generator.resolution))
     yield (
-        f"Greatest difference from what the model's own generator makes, in values of [-1, 1], by batches of "
+        f"Greatest difference from what {written.compared_with} makes, in values of [-1, 1], by batches of "
         f"{', '.join(sizes)} and {last} (what differs by more than {LIMIT:g} is not written):"
     )
     yield from ("", "| pictures | greatest difference |", "|---|---|")

@@ -35,7 +35,7 @@ def traceable(model: Model, options: Options) -> Generator:
     Raises:
         UserError: a bank looks for its pictures by gradient steps.
     """
-    model.generator.level(options.truncation)  # refuses what it has no statistics for
+    latent_range(model.generator, options.truncation)  # refuses what it has no statistics for
     generator = folded(model.generator, options.classes)
     # What is laid out otherwise, torch.export.save warns of.
     generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it

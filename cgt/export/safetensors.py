@@ -62,6 +62,7 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         ),
         classes=tuple(generator.classes),
         parity=parity,
+        compared_with="the model rounded to float16" if options.half else "the model",
         notes=notes,
     )
 

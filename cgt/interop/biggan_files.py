@@ -30,7 +30,7 @@ class CheckpointFiles:
     left_out: tuple[str, ...]
     """Names of the other weights and of the optimisers' state in the folder, which nothing is read of."""
     training: dict[str, Any]
-    """The plain values of state_dict.pth; none where it is missing or damaged: one can do without."""
+    """The plain values of state_dict.pth; none where it is missing: one can do without."""
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -120,10 +120,15 @@ def _of_same_save(generator: Path, name: str) -> Path | None:
 
 
 def _training_state(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
     try:
         return read_plain_values(path)
-    except UserError:
-        return {}
+    except UserError as error:
+        raise UserError(
+            f"{error} It has options that the weights don't tell, such as the norms' epsilon: copy it again, "
+            "or move it away to convert with the published ones."
+        ) from None
 
 
 def _is_finite(value: object) -> bool:

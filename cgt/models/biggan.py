@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgt.errors import UserError
 from cgt.models import biggan_deep
 from cgt.models.conditions import Conditions, bank_of, evaluation_conditions, training_conditions
 from cgt.models.interface import GeneratorInterface, check_inputs
@@ -159,19 +158,8 @@ class Generator(GeneratorInterface, nn.Module):
         return any(cast(Bank, bank).levels > 1 for bank in self.banks)
 
     def level(self, truncation: float | None) -> float:
-        """The `truncation` to call it with when z is drawn with that one: 1 where no statistics go by it.
-
-        Raises:
-            UserError: there are no statistics for it.
-        """
-        if not self.levelled or truncation is None:
-            return 1.0
-        if not 0 < truncation <= 1:
-            raise UserError(
-                f"truncation {truncation}: the statistics of this model are for 0 to 1: give a number in "
-                "that range, or none for 1."
-            )
-        return truncation
+        """The `truncation` to call it with when z is drawn with that one: 1 where no statistics go by it."""
+        return truncation if self.levelled and truncation is not None else 1.0
 
     @property
     def latent_width(self) -> int:

@@ -73,7 +73,7 @@ class GeneratorInterface:
         Traceback (most recent call last):
         cgt.errors.UserError: classes 'aley': the model has no class 'aley' (did you mean 'alley'?). ...
         """
-        from cgt.models.sampling import own_latents, pictures_of
+        from cgt.models.sampling import latent_range, own_latents, pictures_of
 
         generator = cast("cgt.Generator", self)
         generator.refuse_training()
@@ -83,7 +83,7 @@ class GeneratorInterface:
             )
         count, seed = _whole("n", n, 1), _whole("seed", seed, 0)
         batch_size = _whole("batch_size", batch_size, 1)
-        generator.level(truncation)  # refuses what it has no statistics for
+        latent_range(generator, truncation)  # refuses what it has no statistics for
         mixes = wanted_mixes(classes, generator.classes)
         wanted = [(mix, number) for mix in mixes for number in range(count)]
         drawn = own_latents(generator, wanted, seed=seed, truncation=truncation)

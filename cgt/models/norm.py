@@ -16,7 +16,6 @@ embedding, F outputs of the first layer, T levels of truncation.
 """
 
 import copy
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
 
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from cgt.models.layers import Linear, full_precision
 from cgt.models.naming import BankKind, distinct
 from cgt.models.recompute import again
+from cgt.models.site_statistics import SiteStatistics
 
 if TYPE_CHECKING:
     from cgt.models.sync_norm import SumOverRanks
@@ -76,45 +76,6 @@ class Trunk(Protocol):
 
     def draw(self, bank: "Bank", latents: Latents, y_N: Tensor) -> Tensor:
         """Pictures (N, 3, R, R) in [-1, 1] of the classes y of one bank, by its running statistics."""
-
-
-class SiteStatistics(nn.Module):
-    """Mean and variance of one site: running ones, (C,), or fixed ones for T truncations of z, (T, C)."""
-
-    mean: Tensor
-    var: Tensor
-
-    def __init__(self, channels: int, levels: int = 1) -> None:
-        super().__init__()
-        shape = (channels,) if levels == 1 else (levels, channels)
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("var", torch.ones(shape))
-        self.momentum = 0.1
-
-    def at(self, truncation: float) -> tuple[Tensor, Tensor]:
-        """Mean and variance, (C,), at a truncation in (0, 1], of which running ones know nothing.
-
-        Between two levels the LOWER one has the weight of the fraction, as in pytorch-pretrained-BigGAN.
-
-        Raises:
-            ValueError: the truncation is out of its range.
-        """
-        if self.mean.dim() == 1:
-            return self.mean, self.var
-        if not 0 < truncation <= 1:
-            raise ValueError(
-                f"truncation is {truncation}, and must be above 0 and at most 1: give 1 for none"
-            )
-        last = len(self.mean) - 1
-        # Divided as the original does, 1 comes out below or above the last of some numbers of levels.
-        share, level = math.modf(last if truncation == 1 else min(truncation / (1 / last), last))
-        lower = int(level)
-        if not share:
-            return self.mean[lower], self.var[lower]
-        mean, var = (
-            values[lower] * share + values[lower + 1] * (1 - share) for values in (self.mean, self.var)
-        )
-        return mean, var
 
 
 class Bank(nn.Module):

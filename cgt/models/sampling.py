@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cgt import rng
-from cgt.errors import RunError
+from cgt.errors import RunError, UserError
 from cgt.images import save_grid, to_uint8
 from cgt.models.mixes import Mix
 
@@ -95,10 +95,19 @@ def latent_range(generator: Levelled, truncation: float | None) -> LatentRange:
         generator: whose z it is.
         truncation: cut N(0, 1) off at plus and minus this; None for all of it. Where statistics go by
             truncation: cut it off at 2 and multiply by this, as they were taken; None for 1.
+
+    Raises:
+        UserError: there are no statistics for it.
     """
-    if generator.levelled:
-        return LatentRange(LEVELLED_CUT, generator.level(truncation))
-    return LatentRange(truncation, 1.0)
+    if not generator.levelled:
+        return LatentRange(truncation, 1.0)
+    factor = generator.level(truncation)
+    if not 0 < factor <= 1:
+        raise UserError(
+            f"truncation {truncation}: the statistics of this model are for 0 to 1: give a number in that "
+            "range, or none for 1."
+        )
+    return LatentRange(LEVELLED_CUT, factor)
 
 
 def latent(
@@ -150,7 +159,6 @@ def pictures_of(
         truncation: that their latents were drawn with.
 
     Raises:
-        UserError: the generator has no statistics for the truncation.
         RunError: the generator makes values that are not finite.
     """
     device = next(generator.parameters()).device

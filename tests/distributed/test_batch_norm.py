@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cgt.distributed import World
 from cgt.models.biggan import Generator, GeneratorConfig
-from cgt.models.norm import Condition, ConditionalBatchNorm, SiteStatistics, synchronise
+from cgt.models.norm import Condition, ConditionalBatchNorm, synchronise
+from cgt.models.site_statistics import SiteStatistics
 from cgt.models.sync_norm import synchronised_batch_norm
 from tests.distributed.ranks import run_ranks
 from tests.tiny import HIERARCHICAL, OLD, PER_LAYER, RESOLUTION

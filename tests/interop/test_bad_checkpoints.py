@@ -222,8 +222,13 @@ def endless() -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps([1, 2]), endless()])
-def test_unreadable_training_state_does_not_stop_a_conversion(content: bytes, checkpoint: Path) -> None:
+def test_damaged_training_state_is_refused_and_a_missing_one_is_done_without(
+    content: bytes, checkpoint: Path
+) -> None:
     (checkpoint / "state_dict.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"state_dict.pth .*move it away to convert with the published ones"):
+        convert(checkpoint)
+    (checkpoint / "state_dict.pth").unlink()
     generator, _, provenance = convert(checkpoint)
     assert generator.config.bn_eps == 1e-5
     assert provenance["training"] == {}

@@ -16,8 +16,9 @@ from cgt.models.banks import merged
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.discriminator import Discriminator, DiscriminatorConfig
 from cgt.models.folder import load_generator, load_model, save_model
-from cgt.models.norm import EmbeddedBank, SiteStatistics
+from cgt.models.norm import EmbeddedBank
 from cgt.models.sampling import latent, latent_range
+from cgt.models.site_statistics import SiteStatistics
 from cgt.transfer.bsa import BSA, BSAConfig
 from cgt.transfer.propagation import PropagatedBank
 from tests import tiny

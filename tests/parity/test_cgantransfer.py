@@ -214,8 +214,7 @@ def test_official_start_has_the_scores_of_the_original_and_our_tables_and_residu
     source = tiny.source(tiny.HIERARCHICAL).generator
     source.fold()
     tables = source.last_bank.tables()
-    for width, sites in bank.sites.items():
-        group = bank.widths.index(width)
+    for group, sites in enumerate(bank.sites):
         expected = torch.stack([*(tables.scale[s] for s in sites), *(tables.shift[s] for s in sites)])
         assert torch.equal(bank.prior[group], expected)
         assert not bank.residuals[group].any()
