@@ -139,8 +139,8 @@ def _source(folder: Path) -> "Source":
     generator, discriminator = load_model(folder)
     if discriminator is None:
         raise UserError(
-            f"{folder} has no discriminator.safetensors, and every transfer starts from the source's: use a source "
-            "that has one."
+            f"{folder} has no discriminator.safetensors, and every transfer starts from the source's: "
+            "use a source that has one."
         )
     return Source(generator, discriminator)
 
