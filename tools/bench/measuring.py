@@ -132,9 +132,10 @@ def _serve(pipe: Connection, threads: int, make: Callable[..., Call], arguments:
     else:
         forget_peak()
     pipe.send(None)
-    while pipe.recv():
-        times = timed(call)
-        pipe.send((times, (torch.cuda.max_memory_allocated() if gpu else peak()) - before))
+    with contextlib.suppress(EOFError):
+        while pipe.recv():
+            times = timed(call)
+            pipe.send((times, (torch.cuda.max_memory_allocated() if gpu else peak()) - before))
 
 
 def _status(key: str) -> int:

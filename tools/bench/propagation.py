@@ -9,9 +9,9 @@ timed the two must agree in float64, tables and all gradients.
 
 What bounds the first is memory: the prior is read for the tables, read again for the scores' gradient, and
 its own gradient is written, with 2 M operations on each number each time. So its bytes, counted from the
-shapes, by its time are shown against a copy's, which is measured in the same run. (On a processor that is slow
-beside its memory these operations bound it, too.) The second does B / M times as much arithmetic, and is bound
-by that.
+shapes, by its time are shown against a copy's, which is measured in the same run. (Where a processor is slow
+for its memory these operations bound it, too.) The second does B / M times as much arithmetic, which bounds
+it.
 """
 
 import argparse

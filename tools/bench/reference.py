@@ -224,9 +224,10 @@ class Reference:
 
     def __init__(self, trainer: Trainer, source: Generator, *, naive: bool = False) -> None:
         self.config, self.device, self.naive = trainer.config, trainer.world.device, naive
-        self.bank = cast(PropagatedBank, trainer.bank)
         self.weights = cast(CGANTransferConfig, trainer.method.config)
-        self.generator = ReferenceGenerator(source, self.bank).to(self.device).train()
+        self.generator = (
+            ReferenceGenerator(source, cast(PropagatedBank, trainer.bank)).to(self.device).train()
+        )
         self.discriminator = ReferenceDiscriminator(trainer.discriminator).to(self.device).train()
         optim = self.config.optim
         options: dict[str, Any] = {"betas": (optim.beta1, optim.beta2), "eps": optim.eps, "foreach": False}
