@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import measuring
 import propagation
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_times_of_what_differs_are_not_printed(
     ]
     monkeypatch.setattr("sys.argv", words)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(propagation, "COPIED", 8)
+    monkeypatch.setattr(measuring, "COPIED", 8)
     propagation.main()
     assert "32 px, 3, 2" in capsys.readouterr().out
 

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 Call = Callable[[], object]
+COPIED = 2**26
+"""Numbers of float32 in `copy`: more than caches hold."""
 
 
 class Times(NamedTuple):
@@ -67,6 +69,13 @@ def in_turns(calls: Mapping[str, Call], turns: int, warm_up: int = 1) -> dict[st
     for _ in range(turns - 1):
         best = {name: best[name].least(timed(call)) for name, call in calls.items()}
     return best
+
+
+def copy() -> tuple[Call, int]:
+    """A copy in memory, and the bytes that it reads and writes: what bounds whatever computes little."""
+    source = torch.ones(COPIED, device=device())
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * source.nbytes
 
 
 def held() -> int:

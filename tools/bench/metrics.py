@@ -14,11 +14,11 @@ import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import torch
+from measuring import forget_peak, peak
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -124,17 +124,11 @@ def alone(function: Callable[[Tensor, Tensor], None], n: int, dim: int, threads:
     """Seconds that `function` takes, MiB that the process held before and at most, on Linux."""
     torch.set_num_threads(threads)
     features = drawn(n, dim, "real"), drawn(n, dim, "generated")
-    Path("/proc/self/clear_refs").write_text("5")  # what drawing them took at most is forgotten
+    forget_peak()  # what drawing them took at most
     before = peak()
     start = time.perf_counter()
     function(*features)
-    return time.perf_counter() - start, before, peak()
-
-
-def peak() -> float:
-    """The most memory that this process has held, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return time.perf_counter() - start, before / 2**20, peak() / 2**20
 
 
 def pairs(sizes: dict[str, int], dim: int, threads: int) -> Table:
