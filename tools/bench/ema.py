@@ -2,9 +2,9 @@
 
     python tools/bench/ema.py [--model 32|128] [--ranks N ...] [--turns N]
 
-The loop goes over the parameters, with three operations for each, as BigGAN-PyTorch's does over its state dict.
-All must end in the same average. What bounds it is memory: a rank reads its part of the average and of the
-weights, and writes that of the average: 12 bytes a number. On R ranks each does 1/R of it.
+The loop goes over the parameters, as BigGAN-PyTorch's does over its state dict. All must end in the same
+average. What bounds it is memory: a rank reads its part of the average and of the weights, and writes that of
+the average: 12 bytes a number. On R ranks each does 1/R of it.
 """
 
 import argparse

@@ -78,7 +78,9 @@ def names(count: int, of: str) -> list[str]:
     return [f"{of} {number}" for number in range(count)]
 
 
-def transferring(setting: Setting, changes: Sequence[str] = ()) -> tuple[Trainer, Generator]:
+def transferring(
+    setting: Setting, changes: Sequence[str] = (), world: type[World] = World
+) -> tuple[Trainer, Generator]:
     """A trainer of cGANTransfer, and the generator that it starts from, of random weights."""
     overrides = [
         "data=none",
@@ -97,7 +99,7 @@ def transferring(setting: Setting, changes: Sequence[str] = ()) -> tuple[Trainer
         names(setting.classes, "new"), setting.resolution, config.generator, config.discriminator, 0, source
     )
     method = CGANTransfer(CGANTransferConfig(name="cgantransfer", start="uniform"), task)
-    return build_trainer(config, method, World(config.precision)), source.generator
+    return build_trainer(config, method, world(config.precision)), source.generator
 
 
 def arranged(row: str, setting: Setting) -> Call:

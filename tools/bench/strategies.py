@@ -11,23 +11,20 @@ from 1 is how much the other ratios may be off by chance.
 import argparse
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from ranks import in_processes
 from rich.console import Console
 from rich.table import Table
 
 from cgt import rng
 from cgt.config import load
 from cgt.distributed import World
-from cgt.launch_files import free_port
 from cgt.training.memory import LiveTensors, needs
 from cgt.training.settings import PretrainConfig
 from cgt.training.step import train_step
@@ -95,33 +92,6 @@ def measure(words: argparse.Namespace) -> dict[str, float]:
     return {"ms": 1000 * statistics.median(times), "peak": peak}
 
 
-def in_processes(arguments: list[str], strategy: str, processes: int) -> dict[str, float] | str:
-    """What the processes of a strategy measured, the most of any; or what one that failed said."""
-    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_PORT": free_port()}
-    cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
-    with tempfile.TemporaryDirectory() as folder:
-        results = [Path(folder) / f"{rank}.json" for rank in range(processes)]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, __file__, *arguments, "--only", strategy, "--result", str(result)],
-                env=os.environ
-                | {"MASTER_ADDR": "127.0.0.1", **cpu}
-                | {name: str(value) for name, value in shared.items()}
-                | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank, result in enumerate(results)
-        ]
-        said = [rank.communicate()[1] for rank in ranks]
-        for rank, text in zip(ranks, said, strict=True):
-            if rank.returncode:
-                return text.strip()
-        found = [json.loads(result.read_text(encoding="utf-8")) for result in results]
-    return {name: max(of_rank[name] for of_rank in found) for name in found[0]}
-
-
 def computed(words: argparse.Namespace, strategy: Strategy) -> int:
     """Bytes of the peak, by arithmetic."""
     config = config_of(words, strategy)
@@ -150,7 +120,7 @@ def main() -> None:
     baseline, failures = 0.0, []
     strategies = get_args(Strategy)
     for name, strategy in [*zip(strategies, strategies, strict=True), ("ddp again", "ddp")]:
-        found = in_processes(sys.argv[1:], strategy, words.processes)
+        found = in_processes(__file__, [*sys.argv[1:], "--only", strategy], words.processes)
         if isinstance(found, str):
             table.add_row(name, "failed")
             failures.append(f"{name}: {found}")
