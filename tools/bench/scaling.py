@@ -88,9 +88,7 @@ def main() -> None:
     if words.result:
         words.result.write_text(json.dumps(measure(words)), encoding="utf-8")
         return
-    table = Table(
-        "processes", "ms/step", "times as fast", "MB, gradients", "the least", "MB, statistics, losses"
-    )
+    table = Table("processes", "ms/step", "times as fast", "MB: gradients", "least", "all else")
     base = None
     for processes in words.processes:
         found = in_processes(__file__, sys.argv[1:], processes)
