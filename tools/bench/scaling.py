@@ -89,6 +89,7 @@ def main() -> None:
         words.result.write_text(json.dumps(measure(words)), encoding="utf-8")
         return
     table = Table("processes", "ms/step", "times as fast", "MB: gradients", "least", "all else")
+    torch.set_num_threads(1)
     base = None
     for processes in words.processes:
         found = in_processes(__file__, sys.argv[1:], processes)

@@ -152,6 +152,7 @@ def product_rates() -> dict[str, float]:
 
 def transfer_table(words: argparse.Namespace) -> None:
     """Print ours against the reference."""
+    torch.set_num_threads(words.threads)
     setting = Setting(words.resolution, words.ch, words.source_classes, words.classes, words.batch_size)
     found = run_apart(words.rows, setting, words.turns, words.threads)
     base = found[words.rows[0]]
