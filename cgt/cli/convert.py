@@ -135,6 +135,8 @@ def _summary(
     from rich.text import Text
     from torch import nn
 
+    from cgt.models.card import architecture
+
     def size(network: nn.Module | None) -> str:
         return (
             f"{sum(p.numel() for p in network.parameters()):,} parameters" if network is not None else "none"
@@ -152,7 +154,7 @@ def _summary(
     unused = [f"{count} {name}" for name, count in provenance["unused_keys"].items()]
     rows = {
         "files": ", ".join(provenance["files"]),
-        "architecture": "BigGAN-deep" if config.deep else "BigGAN",
+        "architecture": architecture(generator),
         "resolution": f"{generator.resolution} px",
         "channels": ", ".join(map(str, config.widths(generator.resolution))),
         "attention": ", ".join(f"{size} px" for size in config.attention) or "none",

@@ -33,7 +33,12 @@ from cgt.models.banks import with_classes
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.layers import SpectralNormalised
-from cgt.models.layouts import GENERATOR_LAYOUTS, published_discriminator, published_generator
+from cgt.models.layouts import (
+    GENERATOR_LAYOUTS,
+    multiplier,
+    published_discriminator,
+    published_generator,
+)
 
 OPTIONS = frozenset({"classes"})
 KIND = FolderKind("a BigGAN-PyTorch checkpoint", ("G_ema.pth", "state_dict.pth"), ("D.pth", "README.md"))
@@ -122,7 +127,7 @@ def built_with(generator: Generator, discriminator: Discriminator | None) -> dic
         "resolution": resolution,
         "n_classes": len(generator.classes),
         "dim_z": config.dim_z,
-        "G_ch": _multiplier(config.widths(resolution), published_generator(resolution, deep=config.deep)),
+        "G_ch": multiplier(config.widths(resolution), published_generator(resolution, deep=config.deep)),
         "G_attn": _sizes(config.attention),
         "G_shared": shared,
         "shared_dim": config.shared_dim if shared else 0,
@@ -134,7 +139,7 @@ def built_with(generator: Generator, discriminator: Discriminator | None) -> dic
     if discriminator is not None:
         widths, _ = discriminator.config.layout(resolution)
         values |= {
-            "D_ch": _multiplier(
+            "D_ch": multiplier(
                 widths, published_discriminator(resolution, deep=discriminator.config.deep)[0]
             ),
             "D_attn": _sizes(discriminator.config.attention),
@@ -163,7 +168,7 @@ def _faults(generator: Generator) -> list[str]:
     published: tuple[int, ...] = ()
     if resolution in GENERATOR_LAYOUTS and (resolution < 512 or not deep):
         published = published_generator(resolution, deep=deep)
-    if not _multiplier(widths, published):
+    if not multiplier(widths, published):
         faults.append(_of_other_widths(widths, published, resolution))
     if generator.levelled:
         faults.append(
@@ -194,7 +199,7 @@ def _fault_of_discriminator(discriminator: Discriminator | None, generator: Gene
     halved = 0
     if resolution in GENERATOR_LAYOUTS and resolution < 512:
         published, halved = published_discriminator(resolution, deep=deep)
-    if not _multiplier(widths, published):
+    if not multiplier(widths, published):
         return f"of the discriminator, {_of_other_widths(widths, published, resolution)}"
     if halvings != halved:
         return f"the discriminator halves the size in {halvings} blocks, and the program's in {halved}"
@@ -211,12 +216,6 @@ def _fault_of_discriminator(discriminator: Discriminator | None, generator: Gene
 def _of_other_widths(widths: Sequence[int], published: Sequence[int], resolution: int) -> str:
     layout = f"multiples of {', '.join(map(str, published))}" if published else "no networks"
     return f"the widths are {', '.join(map(str, widths))}, and the program has {layout} at {resolution} px"
-
-
-def _multiplier(widths: Sequence[int], published: Sequence[int]) -> int:
-    """The `ch` that makes these widths of the published ones; 0 where there is none."""
-    ch = widths[-1] // published[-1] if published else 0
-    return ch if tuple(widths) == tuple(ch * unit for unit in published) else 0
 
 
 def _module(generator: Generator) -> str:

@@ -21,6 +21,7 @@ from cgt.models.layouts import (
     DiscriminatorConfig,
     GeneratorConfig,
     Init,
+    multiplier,
     published_discriminator,
     published_generator,
 )
@@ -230,12 +231,9 @@ def _discriminator_layout(resolution: int, *, deep: bool) -> tuple[int, ...]:
 
 def widths_option(layout: Layout, resolution: int, widths: tuple[int, ...], *, deep: bool) -> dict[str, Any]:
     """The option for these widths: `ch` where they are multiples of the published ones, else `channels`."""
-    if resolution in GENERATOR_LAYOUTS:
-        published = layout(resolution, deep=deep)
-        ch = widths[-1] // published[-1]
-        if widths == tuple(ch * unit for unit in published):
-            return {"ch": ch}
-    return {"channels": widths}
+    published = layout(resolution, deep=deep) if resolution in GENERATOR_LAYOUTS else ()
+    ch = multiplier(widths, published)
+    return {"ch": ch} if ch else {"channels": widths}
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from torch import Tensor
 from cgt.errors import UserError
 from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
-from cgt.models.folder import load_generator, load_model
+from cgt.models.folder import for_use, load_model
 
 LIMIT = 1e-4
 """The largest difference that rounding may make, of pictures in [-1, 1] and of logits of 1 or less; of larger
@@ -94,7 +94,8 @@ def compare(folder: Path, originals: Originals) -> dict[str, Difference]:
     Raises:
         UserError: the inputs are of another model, or a difference is above the limit.
     """
-    generator, (_, discriminator) = load_generator(folder), load_model(folder)
+    generator, discriminator = load_model(folder)
+    for_use(generator)
     _require_inputs_of(generator, originals)
     differences = {"pictures": Difference(_of_pictures(generator, originals), LIMIT)}
     if discriminator is not None:

@@ -176,6 +176,12 @@ def published_discriminator(resolution: int, *, deep: bool) -> tuple[tuple[int, 
     return (widths[0], *(width for width in widths[1:] for _ in range(2))) if deep else widths, halvings
 
 
+def multiplier(widths: Sequence[int], published: Sequence[int]) -> int:
+    """The `ch` that makes these widths of published ones, which are in its units; 0 where there is none."""
+    ch = widths[-1] // published[-1] if published else 0
+    return ch if tuple(widths) == tuple(ch * unit for unit in published) else 0
+
+
 def _require_at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
