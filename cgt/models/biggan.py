@@ -31,7 +31,7 @@ from cgt.models.norm import (
     ClassBank,
     ClassTables,
     Condition,
-    ConditionalBatchNorm,
+    ConditionalBatchNormReLU,
     EmbeddedBank,
     Latents,
 )
@@ -46,16 +46,16 @@ class GeneratorBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, eps: float) -> None:
         super().__init__()
         self.site_widths = (inputs, outputs)
-        self.norm1 = ConditionalBatchNorm(eps)
+        self.norm1 = ConditionalBatchNormReLU(eps)
         self.conv1 = Conv2d(inputs, outputs, 3)
-        self.norm2 = ConditionalBatchNorm(eps)
+        self.norm2 = ConditionalBatchNormReLU(eps)
         self.conv2 = Conv2d(outputs, outputs, 3)
         self.shortcut = Conv2d(inputs, outputs, 1)
 
     def forward(self, x_NCHW: Tensor, first: Condition, second: Condition) -> Tensor:
         """A map of twice the size, (N, outputs, 2H, 2W), under the conditions of the two norms."""
-        h: Tensor = self.conv1.of_doubled(F.relu(self.norm1(x_NCHW, first)))
-        h = self.conv2(F.relu(self.norm2(h, second)))
+        h: Tensor = self.conv1.of_doubled(self.norm1(x_NCHW, first))
+        h = self.conv2(self.norm2(h, second))
         # A 1x1 convolution and nearest-neighbour enlargement commute; this order costs a quarter.
         return h + F.interpolate(self.shortcut(x_NCHW), scale_factor=2)
 
@@ -113,7 +113,7 @@ class Generator(GeneratorInterface, nn.Module):
         every = 2 if config.deep else 1
         sizes = [self.bottom << (i + 1) // every for i in range(len(self.blocks))]
         self.attention = attention_by_block(config.attention, sizes, widths[1:])
-        self.output_norm = ConditionalBatchNorm(config.bn_eps)
+        self.output_norm = ConditionalBatchNormReLU(config.bn_eps)
         self.output_affine = OutputAffine(widths[-1])
         self.to_rgb = Conv2d(widths[-1], 3, 3)
         self.banks = nn.ModuleList([self._new_bank(classes)])
@@ -323,7 +323,7 @@ class Generator(GeneratorInterface, nn.Module):
         return call(self._to_pictures, h, next(of_sites))
 
     def _to_pictures(self, h_NCRR: Tensor, condition: Condition) -> Tensor:
-        return torch.tanh(self.to_rgb(F.relu(self.output_norm(h_NCRR, condition))))
+        return torch.tanh(self.to_rgb(self.output_norm(h_NCRR, condition)))
 
     def _new_bank(self, classes: Sequence[str]) -> Bank:
         if not self.config.shared_dim:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cgt.models.layers import Conv2d, as_computed
 from cgt.models.layouts import BOTTLENECK
-from cgt.models.norm import Condition, ConditionalBatchNorm
+from cgt.models.norm import Condition, ConditionalBatchNormReLU
 
 
 class DeepGeneratorBlock(nn.Module):
@@ -26,24 +26,24 @@ class DeepGeneratorBlock(nn.Module):
         self.site_widths = (inputs, inner, inner, inner)
         self.outputs = outputs
         self.enlarge = enlarge
-        self.norm1 = ConditionalBatchNorm(eps)
+        self.norm1 = ConditionalBatchNormReLU(eps)
         self.conv1 = Conv2d(inputs, inner, 1)
-        self.norm2 = ConditionalBatchNorm(eps)
+        self.norm2 = ConditionalBatchNormReLU(eps)
         self.conv2 = Conv2d(inner, inner, 3)
-        self.norm3 = ConditionalBatchNorm(eps)
+        self.norm3 = ConditionalBatchNormReLU(eps)
         self.conv3 = Conv2d(inner, inner, 3)
-        self.norm4 = ConditionalBatchNorm(eps)
+        self.norm4 = ConditionalBatchNormReLU(eps)
         self.conv4 = Conv2d(inner, outputs, 1)
 
     def forward(
         self, x_NCHW: Tensor, first: Condition, second: Condition, third: Condition, fourth: Condition
     ) -> Tensor:
         """A map of the same or twice the size, (N, outputs, H', W'), under the conditions of the norms."""
-        h: Tensor = self.conv1(F.relu(self.norm1(x_NCHW, first)))
-        h = F.relu(self.norm2(h, second))
+        h: Tensor = self.conv1(self.norm1(x_NCHW, first))
+        h = self.norm2(h, second)
         h = self.conv2.of_doubled(h) if self.enlarge else self.conv2(h)
-        h = self.conv3(F.relu(self.norm3(h, third)))
-        h = self.conv4(F.relu(self.norm4(h, fourth)))
+        h = self.conv3(self.norm3(h, third))
+        h = self.conv4(self.norm4(h, fourth))
         shortcut = x_NCHW[:, : self.outputs]
         return h + (F.interpolate(shortcut, scale_factor=2) if self.enlarge else shortcut)
 

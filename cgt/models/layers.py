@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgt.models.frozen import convolved
 from cgt.models.recompute import once
 
 N = TypeVar("N", bound=nn.Module)
@@ -116,7 +117,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The convolved map, (N, outputs, H, W)."""
-        return F.conv2d(x_NCHW, self.normalised_weight(), self.bias, padding=self.padding)
+        return convolved(x_NCHW, self.normalised_weight(), self.bias, padding=self.kernel_size[0] // 2)
 
     def of_doubled(self, x_NCHW: Tensor) -> Tensor:
         """What a 3x3 convolution makes of a map enlarged twofold by repeating pixels, (N, outputs, 2H, 2W).
@@ -127,7 +128,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         if not _pays(x_NCHW):
             return self.forward(F.interpolate(x_NCHW, scale_factor=2))
         kernel_IO44 = _summed_over_pairs(self.normalised_weight()).flip(2, 3).transpose(0, 1)
-        return F.conv_transpose2d(x_NCHW, kernel_IO44, self.bias, stride=2, padding=1)
+        return convolved(x_NCHW, kernel_IO44, self.bias, stride=2, padding=1, transposed=True)
 
     def halved(self, x_NCHW: Tensor) -> Tensor:
         """The mean of every 2 x 2 pixels of what a 3x3 convolution makes of a map, (N, outputs, H/2, W/2).
@@ -137,7 +138,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         if not _pays(x_NCHW[:, :, ::2, ::2]):
             return F.avg_pool2d(self.forward(x_NCHW), 2)
         kernel_OI44 = _summed_over_pairs(self.normalised_weight()) / 4
-        return F.conv2d(x_NCHW, kernel_OI44, self.bias, stride=2, padding=1)
+        return convolved(x_NCHW, kernel_OI44, self.bias, stride=2, padding=1)
 
 
 PIXELS_A_CHANNEL = 2

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 
 from cgt.models.layers import Linear, full_precision
 from cgt.models.naming import BankKind, distinct
-from cgt.models.recompute import again
 from cgt.models.site_statistics import SiteStatistics
 
 if TYPE_CHECKING:
-    from cgt.models.sync_norm import SumOverRanks
+    from cgt.models.norm_relu import SumOverRanks
 
 
 class ClassTables(NamedTuple):
@@ -302,8 +301,8 @@ class Condition(NamedTuple):
     statistics: SiteStatistics | None
 
 
-class ConditionalBatchNorm(nn.Module):
-    """Batch norm whose scale and shift come from outside, per sample.
+class ConditionalBatchNormReLU(nn.Module):
+    """Batch norm whose scale and shift come from outside, per sample, and the ReLU that follows all of them.
 
     With statistics in the condition (training) it normalises by the batch's own mean and variance and updates
     the running ones; without (evaluation) the statistics are already folded into scale and shift, and one
@@ -316,23 +315,27 @@ class ConditionalBatchNorm(nn.Module):
         self.sum_over_ranks: SumOverRanks | None = None
 
     def forward(self, x_NCHW: Tensor, condition: Condition) -> Tensor:
-        """The map, normalised and moved, in its own number type."""
+        """The map, normalised, moved and cut off below 0, in its own number type."""
+        scale_NC11 = condition.scale_NC[:, :, None, None].to(x_NCHW.dtype)
+        shift_NC11 = condition.shift_NC[:, :, None, None].to(x_NCHW.dtype)
         statistics = condition.statistics
         if statistics is not None:
-            mean, var = statistics.mean, statistics.var
-            momentum = 0.0 if again() else statistics.momentum
-            if self.sum_over_ranks is None:
-                x_NCHW = F.batch_norm(x_NCHW, mean, var, training=True, momentum=momentum, eps=self.eps)
-            else:
+            if self.sum_over_ranks is not None or not torch.compiler.is_compiling():
                 # It comes with torch's compiler, which takes seconds to import.
-                from cgt.models.sync_norm import synchronised_batch_norm
+                from cgt.models.norm_relu import norm_scale_shift_relu
 
-                x_NCHW = synchronised_batch_norm(
-                    x_NCHW, mean, var, momentum=momentum, eps=self.eps, sum_over_ranks=self.sum_over_ranks
+                activated: Tensor = norm_scale_shift_relu(
+                    x_NCHW,
+                    scale_NC11,
+                    shift_NC11,
+                    statistics,
+                    eps=self.eps,
+                    sum_over_ranks=self.sum_over_ranks,
                 )
-        scale = condition.scale_NC[:, :, None, None].to(x_NCHW.dtype)
-        shift = condition.shift_NC[:, :, None, None].to(x_NCHW.dtype)
-        return torch.addcmul(shift, x_NCHW, scale)
+                return activated
+            mean, var, momentum = statistics.mean, statistics.var, statistics.momentum
+            x_NCHW = F.batch_norm(x_NCHW, mean, var, training=True, momentum=momentum, eps=self.eps)
+        return F.relu(torch.addcmul(shift_NC11, x_NCHW, scale_NC11))
 
 
 def synchronise(network: nn.Module, sum_over_ranks: "SumOverRanks | None") -> None:
@@ -343,7 +346,7 @@ def synchronise(network: nn.Module, sum_over_ranks: "SumOverRanks | None") -> No
         sum_over_ranks: such as `World.sum_`; None to go back to the samples of each rank alone.
     """
     for module in network.modules():
-        if isinstance(module, ConditionalBatchNorm):
+        if isinstance(module, ConditionalBatchNormReLU):
             module.sum_over_ranks = sum_over_ranks
 
 

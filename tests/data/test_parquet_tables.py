@@ -116,7 +116,9 @@ class TestColumns:
 class TestRows:
     @pytest.mark.parametrize("label", [-1, 3])
     def test_a_label_without_a_class_is_named(self, label: int, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=rf"a\.parquet: row 2 has the label {label}, and there are only 3 classes"):
+        with pytest.raises(
+            UserError, match=rf"a\.parquet: row 2 has the label {label}, and there are only 3 classes"
+        ):
             read(write(picture_table([0, 1, label]), tmp_path / "a.parquet"))
 
     def test_a_missing_label_is_named(self, tmp_path: Path) -> None:

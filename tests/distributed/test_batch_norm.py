@@ -4,6 +4,7 @@ Shapes: N samples, C channels, Z latent size, R resolution.
 """
 
 import copy
+import functools
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from cgt.distributed import World
 from cgt.models.biggan import Generator, GeneratorConfig
-from cgt.models.norm import Condition, ConditionalBatchNorm, synchronise
+from cgt.models.norm import Condition, ConditionalBatchNormReLU, synchronise
+from cgt.models.norm_relu import norm_scale_shift_relu
 from cgt.models.site_statistics import SiteStatistics
-from cgt.models.sync_norm import synchronised_batch_norm
 from tests.distributed.ranks import run_ranks
 from tests.tiny import HIERARCHICAL, OLD, PER_LAYER, RESOLUTION
 
@@ -43,7 +44,7 @@ def _norm(cuts: list[int], dtype: torch.dtype, together: bool, batches: int = 2)
     part = slice(bounds[world.rank], bounds[world.rank + 1]) if world.size > 1 else slice(0, N)
     x_NCHW, scale_NC, shift_NC, grad_NCHW = (tensor[part].clone() for tensor in _inputs(dtype))
     statistics = SiteStatistics(C).to(torch.promote_types(dtype, torch.float32))
-    norm = ConditionalBatchNorm(EPS)
+    norm = ConditionalBatchNormReLU(EPS)
     synchronise(norm, world.sum_ if together and world.size > 1 else None)
     leaves = [tensor.requires_grad_() for tensor in (x_NCHW, scale_NC, shift_NC)]
     for _ in range(batches):
@@ -154,22 +155,27 @@ def test_generator_under_autocast_has_the_same_statistics_on_all_ranks() -> None
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_alone_it_is_torchs_batch_norm(device: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("sum_over_ranks", [None, lambda tensor: tensor])
+def test_alone_it_is_torchs_batch_norm(device: str, dtype: torch.dtype, sum_over_ranks: Any) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU here")
     x_NCHW = torch.randn(4, C, 6, 6, device=device).to(dtype, memory_format=torch.channels_last)
+    scale, shift = torch.randn(2, 4, C, 1, 1, device=device).to(dtype)
     grad_NCHW = torch.randn_like(x_NCHW)
 
-    def run(function: Any, **options: Any) -> list[Tensor]:
+    def run(function: Any) -> list[Tensor]:
         statistics = SiteStatistics(C).to(device)
-        leaf_NCHW = x_NCHW.clone().requires_grad_()
-        options = {"momentum": 0.3, "eps": EPS, **options}
-        out_NCHW = function(leaf_NCHW, statistics.mean, statistics.var, **options)
-        return [*torch.autograd.grad(out_NCHW, leaf_NCHW, grad_NCHW), out_NCHW, *statistics.buffers()]
+        statistics.momentum = 0.3
+        leaves = [tensor.clone().requires_grad_() for tensor in (x_NCHW, scale, shift)]
+        out_NCHW = function(*leaves, statistics)
+        return [*torch.autograd.grad(out_NCHW, leaves, grad_NCHW), out_NCHW, *statistics.buffers()]
 
-    ours = run(synchronised_batch_norm, sum_over_ranks=lambda tensor: tensor)
-    theirs = run(F.batch_norm, training=True)
+    def by_torch(x: Tensor, scale: Tensor, shift: Tensor, running: SiteStatistics) -> Tensor:
+        mean, var, momentum = running.mean, running.var, running.momentum
+        return F.relu(F.batch_norm(x, mean, var, training=True, momentum=momentum, eps=EPS) * scale + shift)
+
+    ours = run(functools.partial(norm_scale_shift_relu, eps=EPS, sum_over_ranks=sum_over_ranks))
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for own, other in zip(ours, theirs, strict=True):
+    for own, other in zip(ours, run(by_torch), strict=True):
         assert own.dtype == other.dtype
         torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance)

@@ -1,4 +1,4 @@
-"""ConditionalBatchNorm and its conditions, against batch norm written out by hand.
+"""ConditionalBatchNormReLU and its conditions, against batch norm written out by hand.
 
 Shapes: N samples, C channels, n classes, K latent chunk.
 """
@@ -11,7 +11,7 @@ from cgt.models.conditions import evaluation_conditions, training_conditions
 from cgt.models.norm import (
     ClassBank,
     ClassTables,
-    ConditionalBatchNorm,
+    ConditionalBatchNormReLU,
     EmbeddedBank,
     Latents,
 )
@@ -55,7 +55,7 @@ def test_training_normalises_by_the_batch_and_applies_each_samples_affine() -> N
     gamma, beta = affine_by_hand(bank, 1, y, z)
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
     expected = (x - mean) / (var + EPS).sqrt() * gamma[:, :, None, None] + beta[:, :, None, None]
-    torch.testing.assert_close(ConditionalBatchNorm(EPS)(x, conditions[1]), expected)
+    torch.testing.assert_close(ConditionalBatchNormReLU(EPS)(x, conditions[1]), expected.relu())
 
 
 def test_output_norm_takes_the_shared_affine() -> None:
@@ -65,7 +65,7 @@ def test_output_norm_takes_the_shared_affine() -> None:
         bank, bank.tables(), (gain, bias), NO_LATENTS, torch.tensor([2, 0, 0, 1])
     ).sites
     expected = torch.nn.functional.batch_norm(x, None, None, gain, bias, training=True, eps=EPS)
-    torch.testing.assert_close(ConditionalBatchNorm(EPS)(x, conditions[-1]), expected)
+    torch.testing.assert_close(ConditionalBatchNormReLU(EPS)(x, conditions[-1]), expected.relu())
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.5, 1.0])
@@ -77,7 +77,7 @@ def test_momentum_is_the_weight_of_the_new_batch(momentum: float) -> None:
     x = torch.randn(4, 4, 6, 6)
     y = torch.zeros(4, dtype=torch.int64)
     conditions = training_conditions(bank, bank.tables(), output_affine(), NO_LATENTS, y).sites
-    ConditionalBatchNorm(EPS)(x, conditions[0])
+    ConditionalBatchNormReLU(EPS)(x, conditions[0])
     torch.testing.assert_close(statistics.mean, (1 - momentum) * old_mean + momentum * x.mean((0, 2, 3)))
     torch.testing.assert_close(statistics.var, (1 - momentum) * old_var + momentum * x.var((0, 2, 3)))
 
@@ -88,14 +88,15 @@ def test_evaluation_uses_each_banks_statistics_and_tables() -> None:
     conditions = evaluation_conditions(
         banks, [bank.tables() for bank in banks], affine, [Latents(z, [z, z])] * len(banks), y, EPS
     ).sites
-    out = ConditionalBatchNorm(EPS)(x, conditions[0])
+    out = ConditionalBatchNormReLU(EPS)(x, conditions[0])
     for sample, (bank, own) in enumerate([(1, 1), (0, 0), (1, 0), (0, 2)]):
         gamma, beta = affine_by_hand(banks[bank], 0, torch.tensor([own]), z[sample : sample + 1])
         statistics = banks[bank].statistics[0]
         normalised = (x[sample] - statistics.mean[:, None, None]) / (
             statistics.var[:, None, None] + EPS
         ).sqrt()
-        torch.testing.assert_close(out[sample], normalised * gamma[0, :, None, None] + beta[0, :, None, None])
+        moved = normalised * gamma[0, :, None, None] + beta[0, :, None, None]
+        torch.testing.assert_close(out[sample], moved.relu())
 
 
 def test_evaluation_changes_no_statistics() -> None:
@@ -104,7 +105,7 @@ def test_evaluation_changes_no_statistics() -> None:
     y = torch.zeros(2, dtype=torch.int64)
     conditions = evaluation_conditions([bank], [bank.tables()], output_affine(), [NO_LATENTS], y, EPS)
     for condition in conditions.sites:
-        ConditionalBatchNorm(EPS)(torch.randn(2, condition.scale_NC.shape[1], 3, 3), condition)
+        ConditionalBatchNormReLU(EPS)(torch.randn(2, condition.scale_NC.shape[1], 3, 3), condition)
     for (mean, var), statistics in zip(before, bank.statistics, strict=True):
         assert torch.equal(statistics.mean, mean)
         assert torch.equal(statistics.var, var)
@@ -120,7 +121,7 @@ def test_gradients_of_tables_projections_and_input_are_right() -> None:
     def out(x: Tensor, *tables: Tensor) -> Tensor:
         sites = len(WIDTHS)
         grouped = ClassTables(*(tables[i : i + sites] for i in range(0, len(tables), sites)))
-        return ConditionalBatchNorm(EPS)(
+        return ConditionalBatchNormReLU(EPS)(
             x, training_conditions(bank, grouped, affine, Latents(z, [z, z]), y).sites[0]
         )
 

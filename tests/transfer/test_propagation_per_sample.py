@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.conditions import training_conditions
-from cgt.models.norm import ConditionalBatchNorm, Latents
+from cgt.models.norm import ConditionalBatchNormReLU, Latents
 from cgt.transfer.base import Task
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from cgt.transfer.propagation import PropagatedBank
@@ -83,7 +83,7 @@ def offset(kind: Kind, y: int, z_K: Tensor | None) -> Tensor:
 
 
 def literal_maps(bank: PropagatedBank, x_LBCHW: Sequence[Tensor], z_LBK: Sequence[Tensor]) -> list[Tensor]:
-    """Every site's map, normalised and moved, one sample at a time."""
+    """Every site's map, normalised, moved and rectified, one sample at a time."""
     maps = []
     for site, (scale, shift) in enumerate(sites(bank)):
         x_BCHW, samples = x_LBCHW[site], []
@@ -95,7 +95,7 @@ def literal_maps(bank: PropagatedBank, x_LBCHW: Sequence[Tensor], z_LBK: Sequenc
             gamma_C, beta_C = 1 + offset(scale, y, z_K), offset(shift, y, z_K)
             normal_CHW = (x_BCHW[b] - mean_C[:, None, None]) / (var_C + EPS).sqrt()[:, None, None]
             samples.append(gamma_C[:, None, None] * normal_CHW + beta_C[:, None, None])
-        maps.append(torch.stack(samples))
+        maps.append(torch.stack(samples).relu())
     return maps
 
 
@@ -181,7 +181,7 @@ def test_value_and_gradients_are_those_of_the_equations(
     ]
     affine = (generator.output_affine.gain, generator.output_affine.bias)
     conditions = training_conditions(bank, bank.tables(), affine, Latents(torch.empty(0), z_LBK), Y_B).sites
-    of_block = [ConditionalBatchNorm(EPS)(x, c) for x, c in zip(x_LBCHW, conditions, strict=False)]
+    of_block = [ConditionalBatchNormReLU(EPS)(x, c) for x, c in zip(x_LBCHW, conditions, strict=False)]
     of_paper = literal_maps(bank, x_LBCHW, z_LBK)
 
     parts = {
