@@ -86,7 +86,15 @@ class World:
 
     def share(self, global_batch: Tensor) -> Tensor:
         """This rank's slice of something drawn for the whole global batch, on this rank's device."""
-        return global_batch.tensor_split(self.size)[self.rank].to(self.device, non_blocking=True)
+        return self.to_device(global_batch.tensor_split(self.size)[self.rank])
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """The tensor on this process's device; a GPU gets it when it is through with what it has to do, and
+        is not waited for.
+        """
+        if tensor.device.type == "cpu" and self.device.type == "cuda":
+            tensor = tensor.pin_memory()  # only from there can it be fetched behind our back
+        return tensor.to(self.device, non_blocking=True)
 
     @staticmethod
     def sum_(tensor: Tensor) -> Tensor:

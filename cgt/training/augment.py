@@ -44,7 +44,7 @@ class AugmentConfig(Section):
 
 
 def diff_augment(
-    x_N3HW: Tensor, uniform_NU: Tensor, policy: tuple[str, ...], probability: float | None = None
+    x_N3HW: Tensor, uniform_NU: Tensor, policy: tuple[str, ...], probability: Tensor | None = None
 ) -> Tensor:
     """Augment each picture by its own draws; gradients flow to the pictures.
 
@@ -52,7 +52,7 @@ def diff_augment(
         x_N3HW: pictures.
         uniform_NU: draws from [0, 1): `DRAWS` a picture, and with a probability `GATES` after them.
         policy: any of "color", "translation", "cutout".
-        probability: of each of these to be applied to a picture; at 0 it comes out as it was, to the bit.
+        probability: of each of these to be applied to a picture, (); at 0 it comes out as it was, to the bit.
             None: all are applied to all.
     """
     transformations = (
@@ -84,12 +84,14 @@ def _color(x_N3HW: Tensor, uniform_N3: Tensor) -> Tensor:
 def _translation(x_N3HW: Tensor, uniform_N2: Tensor) -> Tensor:
     """Shift by whole pixels, up to an eighth of the size either way; grey comes in at the border."""
     _, _, height, width = x_N3HW.shape
-    reach = torch.tensor([height // 8, width // 8], device=x_N3HW.device)
-    # The padded picture is read from an offset of 0..2 * reach.
-    offset_N2 = (uniform_N2 * (2 * reach + 1)).long()
-    rows = torch.arange(height, device=x_N3HW.device) + offset_N2[:, :1]
-    columns = torch.arange(width, device=x_N3HW.device) + offset_N2[:, 1:]
     pad_y, pad_x = height // 8, width // 8
+    # The padded picture is read from an offset of 0 to twice the padding.
+    top_N1, left_N1 = (
+        (uniform_N2[:, :1] * (2 * pad_y + 1)).long(),
+        (uniform_N2[:, 1:] * (2 * pad_x + 1)).long(),
+    )
+    rows = torch.arange(height, device=x_N3HW.device) + top_N1
+    columns = torch.arange(width, device=x_N3HW.device) + left_N1
     padded = F.pad(x_N3HW, (pad_x, pad_x, pad_y, pad_y))
     sample = torch.arange(len(x_N3HW), device=x_N3HW.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

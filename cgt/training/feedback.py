@@ -1,15 +1,16 @@
 """What D's outputs say of how it is to be regularised: how often pictures are augmented (ADA), and where its
 outputs are held (LeCam).
 
-It is a few numbers, the same on all processes, for they are made of means over the global batch alone.
+It is a few numbers, the same on all processes, for they are made of means over the global batch alone. They
+stay on the device: a step that asked what they are would wait for it.
 
 Shapes: N pictures of each kind in a micro-batch.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cgt.training.augment import AugmentConfig
@@ -39,21 +40,23 @@ class Feedback:
         augment: with the target, and the speed of the probability.
         lecam: weight of the penalty; 0 for none.
         batch_size: real pictures that D sees in an update, over all processes.
+        device: where D computes.
     """
 
-    def __init__(self, augment: AugmentConfig, lecam: float, batch_size: int) -> None:
+    def __init__(self, augment: AugmentConfig, lecam: float, batch_size: int, device: torch.device) -> None:
         self._target = augment.target
         self._adjust_pictures = augment.adjust_pictures
         self._lecam = lecam
         self._batch_size = batch_size
-        self.augment_probability = None if augment.target is None else 0.0
-        """By which each transformation is applied to a picture; None: always."""
-        self._signs = 0
-        """Sum over the real pictures since the last change."""
+        self._device = device
+        self.augment_probability = None if augment.target is None else self._number(0.0)
+        """By which each transformation is applied to a picture, (); None: always."""
+        self._signs = self._number(0.0)
+        """Sum over the real pictures since the last change, ()."""
         self._pictures = 0
         """How many these are."""
-        self._averages: tuple[float, float] | None = None
-        """Of D's outputs on real and on generated pictures; None before the first update."""
+        self._averages: Tensor | None = None
+        """Of D's outputs on real and on generated pictures, (2,); None before the first update."""
 
     def penalties(self, real_N: Tensor, fake_N: Tensor) -> dict[str, Tensor]:
         """Terms of D's loss beside the adversarial one, by name, each with its weight; of float32 logits."""
@@ -61,8 +64,10 @@ class Feedback:
             return {}
         # Zero times something at first, rather than nothing: every update does the same work, so that the
         # memory of one is that of all.
-        averages, weight = (self._averages, self._lecam) if self._averages else ((0.0, 0.0), 0.0)
-        return {"lecam": weight * lecam(real_N, fake_N, *averages)}
+        averages, weight = self._averages, self._lecam
+        if averages is None:
+            averages, weight = self._number([0.0, 0.0]), 0.0
+        return {"lecam": weight * lecam(real_N, fake_N, *averages.to(real_N.dtype))}
 
     def observed(self, real_N: Tensor, fake_N: Tensor) -> dict[str, Tensor]:
         """The means, by name, that `update` wants over the global batch."""
@@ -73,45 +78,48 @@ class Feedback:
             means |= {"real_logit": real_N.detach().mean(), "generated_logit": fake_N.detach().mean()}
         return means
 
-    def update(self, means: Mapping[str, float]) -> dict[str, float]:
+    def update(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Learn from an update of D.
 
         Args:
-            means: what was `observed`, over the global batch; other entries are left alone.
+            means: what was `observed`, over the global batch, each (); other entries are left alone.
 
         Returns:
             What is to be logged: the augmentation's probability, where there is one.
         """
         if self._lecam:
-            real, fake = means["real_logit"], means["generated_logit"]
-            old_real, old_fake = self._averages or (real, fake)
+            present = torch.stack([means["real_logit"], means["generated_logit"]]).double()
             self._averages = (
-                old_real + (1 - DECAY) * (real - old_real),
-                old_fake + (1 - DECAY) * (fake - old_fake),
+                present if self._averages is None else torch.lerp(self._averages, present, 1 - DECAY)
             )
         if self._target is None or self.augment_probability is None:
             return {}
         # A whole number, so that however many processes and micro-batches rounded the mean, p is the same.
-        self._signs += round(means["real_sign"] * self._batch_size)
+        self._signs = self._signs + (means["real_sign"].double() * self._batch_size).round()
         self._pictures += self._batch_size
         if self._pictures >= ADJUST_EVERY * self._batch_size:
-            excess = self._signs - self._target * self._pictures
-            change = math.copysign(self._pictures / self._adjust_pictures, excess) if excess else 0.0
-            self.augment_probability = min(max(self.augment_probability + change, 0.0), 1.0)
-            self._signs = self._pictures = 0
+            direction = (self._signs - self._target * self._pictures).sign()
+            change = direction * (self._pictures / self._adjust_pictures)
+            self.augment_probability = (self.augment_probability + change).clamp(0, 1)
+            self._signs, self._pictures = self._number(0.0), 0
         return {"augment_probability": self.augment_probability}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
+        probability, averages = self.augment_probability, self._averages
         return {
-            "augment_probability": self.augment_probability,
-            "signs": self._signs,
+            "augment_probability": None if probability is None else probability.item(),
+            "signs": self._signs.item(),
             "pictures": self._pictures,
-            "averages": self._averages,
+            "averages": None if averages is None else averages.tolist(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what a run of the same config saved."""
-        self.augment_probability = state["augment_probability"]
-        self._signs, self._pictures = state["signs"], state["pictures"]
-        self._averages = state["averages"]
+        probability, averages = state["augment_probability"], state["averages"]
+        self.augment_probability = None if probability is None else self._number(probability)
+        self._signs, self._pictures = self._number(state["signs"]), state["pictures"]
+        self._averages = None if averages is None else self._number(averages)
+
+    def _number(self, values: float | Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64).to(self._device)

@@ -18,7 +18,7 @@ from cgt.progress import StepsProgress, steps_progress
 from cgt.runs import RunFolder, options_of
 from cgt.training.checkpoint import Checkpoints
 from cgt.training.preemption import Preemption
-from cgt.training.step import Losses, train_step
+from cgt.training.step import Losses, fetch, train_step
 from cgt.training.trackers import Trackers, start_trackers
 from cgt.training.trainer import Trainer, snapshot
 from cgt.training.watchdog import Watch
@@ -132,21 +132,28 @@ def _steps(
     batches = pictures.batches(
         config.batch_size, seed=config.seed, first=first * updates, rank=world.rank, world=world.size
     )
+    waiting: dict[int, Losses] = {}
+    losses: dict[str, float] = {}
     for step in range(first, config.steps):
-        with watch.step(step):
-            losses = train_step(trainer, batches, step)
         done = step + 1
         last = done == config.steps
-        stop = preemption.asked()
+        log = last or done % config.log_every == 0
+        evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
+        with watch.step(step):
+            waiting[step] = train_step(trainer, batches, step)
+            stop = preemption.asked()
+            # A CPU has them at once, and no GPU is waited for between what is written.
+            if log or evaluate or save or stop or world.device.type == "cpu":
+                losses = fetch(waiting)[-1]
+                waiting.clear()
         if milestones.progress is not None:
             milestones.progress.advance(losses)
-        if world.is_main and (last or done % config.log_every == 0):
+        if world.is_main and log:
             images = done * config.batch_size * updates
             skipped = {"skipped": len(pictures.skipped)} if pictures.skipped else {}
             milestones.journal.log(
                 {"step": done, "images": images, **losses, **_learning_rates(trainer), **skipped}
             )
-        evaluate, save = last or done % config.eval_every == 0, last or done % config.save_every == 0
         if stop:
             milestones.put_off(done, best, due=evaluate)
             return done
@@ -290,7 +297,7 @@ def write_grid(path: Path, generator: Generator, seed: int) -> None:
     write_class_grid(path, generator, classes, latent_range(generator, None).drawn(shape, seed, "grid"))
 
 
-def _learning_rates(trainer: Trainer) -> Losses:
+def _learning_rates(trainer: Trainer) -> dict[str, float]:
     return {
         "lr_generator": trainer.generator_optimiser.param_groups[0]["lr"],
         "lr_discriminator": trainer.discriminator_optimiser.param_groups[0]["lr"],

@@ -29,7 +29,7 @@ def softplus_generator(fake_N: Tensor) -> Tensor:
     return F.softplus(-fake_N).mean()
 
 
-def lecam(real_N: Tensor, fake_N: Tensor, average_real: float, average_fake: float) -> Tensor:
+def lecam(real_N: Tensor, fake_N: Tensor, average_real: Tensor, average_fake: Tensor) -> Tensor:
     """mean (D(x) - a_F)^2 + mean (D(G(z)) - a_R)^2, of logits and the averages of earlier ones, a_R on real
     and a_F on generated pictures (Tseng et al., "Regularizing Generative Adversarial Networks under Limited
     Data", 2021).

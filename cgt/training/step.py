@@ -8,7 +8,7 @@ Shapes: N pictures of a micro-batch on this rank, Z latent size, R resolution.
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ from cgt.training.optim import set_learning_rates
 from cgt.training.trainer import Trainer
 from cgt.transfer.supervised import SupervisedBatch, SupervisedExtension
 
-Losses = dict[str, float]
+Losses = dict[str, Tensor]
+"""Of an update: scalars on the device, which may still be at work on them."""
 Terms = dict[str, Tensor]
 """A loss's terms on this process: means over its pictures."""
 
@@ -34,6 +35,8 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
 
     A method without a discriminator makes one update of what it trains, and of the average.
 
+    The device is waited for nowhere (but for fp16, whose loss scale goes by what it found): `fetch` does.
+
     Args:
         trainer: changed in place.
         batches: this rank's share of the global batches, x uint8 (n, 3, R, R) and y int64 (n,).
@@ -41,9 +44,6 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
 
     Returns:
         The losses, means over the global batch, the same on all ranks.
-
-    Raises:
-        RunError: a loss is not finite on some rank; the update that it belongs to was made on none.
     """
     optim = trainer.config.optim
     for part in (trainer.of_generator, trainer.of_discriminator):
@@ -56,6 +56,29 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
     with trainer.of_generator.whole():
         trainer.ema.update(step)
     return losses
+
+
+def fetch(steps: Mapping[int, Losses]) -> list[dict[str, float]]:
+    """The losses of some steps, by number, as soon as the device has worked them out.
+
+    Raises:
+        RunError: one is not finite; on all ranks, if all of them fetch the same.
+    """
+    if not steps:
+        return []
+    flat = torch.stack([loss.double() for losses in steps.values() for loss in losses.values()]).tolist()
+    values = iter(flat)
+    fetched = []
+    for step, losses in steps.items():
+        fetched.append({name: next(values) for name in losses})
+        for name, value in fetched[-1].items():
+            if not math.isfinite(value):
+                name = name.removeprefix("loss_").replace("_", "-")
+                raise RunError(
+                    f"the {name} loss became {value} in step {step}: the run has diverged; lower the "
+                    "learning rates."
+                )
+    return fetched
 
 
 def _adversarial_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step: int) -> Losses:
@@ -74,7 +97,7 @@ def discriminator_step(
 ) -> Losses:
     """One update of D."""
     terms = discriminator_gradients(trainer, x_uint8, y, tables, step, update)
-    losses = _finite(trainer, terms, step)
+    losses = _over_ranks(trainer, terms)
     trainer.of_discriminator.update()
     return losses | trainer.feedback.update(losses)
 
@@ -109,7 +132,7 @@ def discriminator_gradients(
 
 def generator_step(trainer: Trainer, step: int) -> Losses:
     """One update of what is trained of G."""
-    losses = _finite(trainer, generator_gradients(trainer, step), step)
+    losses = _over_ranks(trainer, generator_gradients(trainer, step))
     trainer.of_generator.update()
     return losses
 
@@ -158,7 +181,7 @@ def supervised_step(
     """One update of what a method trains by a loss of its own."""
     all_draws = method.draws(trainer.config.batch_size, step)
     draws = [trainer.world.share(draw) for draw in all_draws]
-    all_draws = [draw.to(trainer.world.device) for draw in all_draws]
+    all_draws = [trainer.world.to_device(draw) for draw in all_draws]
     uniform = _augment_draws(trainer, "supervised", step, pictures=2)
     trainer.of_generator.hold(trainer.bank)
     sums: Terms = {}
@@ -171,7 +194,7 @@ def supervised_step(
             sums[name] = sums.get(name, 0) + term.detach() / trainer.micro_batches
         loss = torch.stack(list(terms.values())).sum() / trainer.micro_batches
         trainer.of_generator.backward(loss, last=last)
-    losses = _finite(trainer, sums, step)
+    losses = _over_ranks(trainer, sums)
     trainer.of_generator.update()
     return losses
 
@@ -188,15 +211,10 @@ def _seen(trainer: Trainer, x_N3RR: Tensor, uniform_NU: Tensor) -> Tensor:
     )
 
 
-def _finite(trainer: Trainer, terms: Terms, step: int) -> Losses:
-    """The terms as means over the ranks, which find out together that one is not finite."""
+def _over_ranks(trainer: Trainer, terms: Terms) -> Losses:
+    """The terms as means over the ranks."""
     means = trainer.world.sum_(torch.stack(list(terms.values()))) / trainer.world.size
-    losses = dict(zip(terms, means.tolist(), strict=True))
-    for name, value in losses.items():
-        if not math.isfinite(value):
-            name = name.removeprefix("loss_").replace("_", "-")
-            raise RunError(f"the {name} loss became {value} in step {step}; the update was not made.")
-    return losses
+    return dict(zip(terms, means.unbind(), strict=True))
 
 
 def _ask_for_gradients(parameters: Sequence[nn.Parameter], *, wanted: bool) -> None:
@@ -239,9 +257,9 @@ def _micro_batches(trainer: Trainer, *shares: Tensor) -> Iterator[tuple[bool, tu
     Yields:
         Whether it is the last, and the micro-batch.
     """
-    m, device = trainer.micro_batches, trainer.world.device
+    m = trainer.micro_batches
     unit = 2 if trainer.config.optim.mode_seeking else 1
-    there = [share.to(device, non_blocking=True).unflatten(0, (-1, m, unit)) for share in shares]
+    there = [trainer.world.to_device(share).unflatten(0, (-1, m, unit)) for share in shares]
     for k in range(m):
         yield k == m - 1, tuple(share[:, k].flatten(0, 1) for share in there)
 

@@ -136,7 +136,7 @@ def trainer_of(
             discriminator, of_discriminator, optim.discriminator_lr, optim, world
         ),
         ema=ema,
-        feedback=Feedback(config.augment, optim.lecam, config.batch_size),
+        feedback=Feedback(config.augment, optim.lecam, config.batch_size, world.device),
     )
     if config.compile:
         generator.compile()

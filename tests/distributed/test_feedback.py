@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from tests import tiny
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_strategies import OPTIM, assert_close, steps, trainer
@@ -11,7 +13,7 @@ def regularised(micro_batch: int) -> dict[str, Any]:
     augment = {**tiny.RUN["augment"], "target": -0.7, "adjust_pictures": 80}
     optim = {**OPTIM, "lecam": 0.3}
     t = trainer("pretraining", optim=optim, augment=augment, micro_batch=micro_batch)
-    t.feedback.augment_probability = 0.3
+    t.feedback.augment_probability = torch.tensor(0.3, dtype=torch.float64)
     return steps(t, 0, 5)
 
 

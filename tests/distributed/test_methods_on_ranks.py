@@ -6,7 +6,7 @@ import pytest
 
 from cgt import catalog
 from cgt.distributed import World
-from cgt.training.step import train_step
+from cgt.training.step import fetch, train_step
 from cgt.training.trainer import build_trainer, snapshot
 from tests import tiny
 from tests.distributed.ranks import require, run_ranks
@@ -28,7 +28,7 @@ def found(names: list[str], strategy: str) -> dict[str, Any]:
         )
         trainer = build_trainer(config, method, World(cpu=True))
         feed = batches(trainer)
-        losses = [train_step(trainer, feed, step) for step in range(STEPS)]
+        losses = fetch({step: train_step(trainer, feed, step) for step in range(STEPS)})
         results[name] = {"losses": losses, "model": snapshot(trainer).state_dict()}
     return results
 

@@ -15,7 +15,7 @@ from cgt.distributed import World
 from cgt.errors import RunError, UserError
 from cgt.training.optim import OptimConfig, ParameterGroup
 from cgt.training.settings import PretrainConfig
-from cgt.training.step import generator_step, train_step
+from cgt.training.step import fetch, generator_step, train_step
 from cgt.training.strategies import replicated, zero
 from cgt.training.strategies.choice import check
 from cgt.training.trainer import Trainer, build_trainer, snapshot
@@ -57,7 +57,7 @@ def batches(t: Trainer, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
 def steps(t: Trainer, first: int, last: int) -> dict[str, Any]:
     """Train, and look at everything; values that may be pickled."""
     feed = batches(t, first * t.config.optim.discriminator_steps)
-    losses = [train_step(t, feed, step) for step in range(first, last)]
+    losses = fetch({step: train_step(t, feed, step) for step in range(first, last)})
     state = t.state_dict()
     del state["ema"]
     return {"losses": losses, "state": state, "model": snapshot(t).state_dict()}
@@ -248,16 +248,15 @@ def diverging() -> str:
     if t.world.rank == 1:
         with torch.no_grad():
             t.discriminator.linear.bias.fill_(float("nan"))
-    before = t.discriminator.linear.weight.clone()
     try:
-        train_step(t, batches(t), 0)
+        fetch({0: train_step(t, batches(t), 0)})
     except RunError as error:
-        return f"{error} {torch.equal(before, t.discriminator.linear.weight)}"
+        return str(error)
     return "went on"
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all() -> None:
-    message = "the discriminator loss became nan in step 0; the update was not made. True"
+    message = "the discriminator loss became nan in step 0: the run has diverged; lower the learning rates."
     assert run_ranks(diverging, 2) == [message] * 2
 
 

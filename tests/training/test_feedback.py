@@ -19,19 +19,20 @@ from tests.training.test_step import recorded_gradients, trainer
 
 ADAPTIVE = {**tiny.RUN["augment"], "target": 0.6, "adjust_pictures": 320}
 OPTIM = tiny.RUN["optim"]
+CPU = torch.device("cpu")
 
 
 def adaptive(batch_size: int = 8) -> Feedback:
     """Four updates of eight pictures move its probability by a tenth."""
-    return Feedback(AugmentConfig.model_validate(ADAPTIVE), 0.0, batch_size)
+    return Feedback(AugmentConfig.model_validate(ADAPTIVE), 0.0, batch_size, CPU)
 
 
-def after(feedback: Feedback, *signs: float) -> float | None:
+def after(feedback: Feedback, *signs: float) -> float:
     """The probability after updates in which the mean signs on real pictures were these."""
     for sign in signs:
-        logged = feedback.update({"real_sign": sign, "loss_discriminator": 1.0})
+        logged = feedback.update({"real_sign": torch.tensor(sign), "loss_discriminator": torch.ones(())})
         assert logged == {"augment_probability": feedback.augment_probability}
-    return feedback.augment_probability
+    return float(feedback.augment_probability)
 
 
 def test_the_probability_rises_above_the_target_and_falls_below_by_the_documented_speed() -> None:
@@ -80,7 +81,7 @@ def lecam_by_hand(weight: float, batches: list[tuple[Tensor, Tensor]]) -> list[T
 
 
 def test_lecam_is_the_formula_with_averages_of_the_updates_before() -> None:
-    feedback = Feedback(AugmentConfig(), 0.3, 5)
+    feedback = Feedback(AugmentConfig(), 0.3, 5, CPU)
     logits = [
         (rng.normal((5,), 0, "real", i).requires_grad_(), rng.normal((5,), 0, "fake", i).requires_grad_())
         for i in range(4)
@@ -91,7 +92,7 @@ def test_lecam_is_the_formula_with_averages_of_the_updates_before() -> None:
         if expected.requires_grad:
             gradients = torch.autograd.grad(penalty, (real_N, fake_N))
             torch.testing.assert_close(gradients, torch.autograd.grad(expected, (real_N, fake_N)))
-        feedback.update({name: mean.item() for name, mean in feedback.observed(real_N, fake_N).items()})
+        feedback.update(feedback.observed(real_N, fake_N))
 
 
 def logits(t: Trainer, discriminator: torch.nn.Module, x: Tensor, y: Tensor, update: int) -> Tensor:
@@ -117,8 +118,8 @@ def test_a_step_adds_lecam_to_the_loss_of_the_discriminator() -> None:
     losses = discriminator_step(t, x, y, tables, 0, 1)
     hinge = F.relu(1 - real_N).mean() + F.relu(1 + fake_N).mean()
     penalty = 0.5 * ((real_N - a_F).square().mean() + (fake_N - a_R).square().mean())
-    assert losses["loss_discriminator"] == pytest.approx(hinge.item(), rel=1e-4)
-    assert losses["lecam"] == pytest.approx(penalty.item(), rel=1e-4)
+    assert float(losses["loss_discriminator"]) == pytest.approx(hinge.item(), rel=1e-4)
+    assert float(losses["lecam"]) == pytest.approx(penalty.item(), rel=1e-4)
     (hinge + penalty).backward()
     for key, parameter in plain.named_parameters():
         torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-3, atol=1e-5)
@@ -126,7 +127,7 @@ def test_a_step_adds_lecam_to_the_loss_of_the_discriminator() -> None:
 
 def weights_after_a_step(augment: dict[str, Any], probability: float | None) -> dict[str, Tensor]:
     t = trainer(augment=augment)
-    t.feedback.augment_probability = probability
+    t.feedback.augment_probability = None if probability is None else torch.tensor(probability)
     train_step(t, tiny.MemoryPictures(tiny.OLD).batches(8, seed=0), 0)
     return t.generator.state_dict() | t.discriminator.state_dict()
 

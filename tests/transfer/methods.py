@@ -7,7 +7,7 @@ from cgt import catalog
 from cgt.distributed import World
 from cgt.models.biggan import GeneratorConfig
 from cgt.models.layers import plain
-from cgt.training.step import train_step
+from cgt.training.step import fetch, train_step
 from cgt.training.trainer import Trainer, build_trainer, snapshot
 from cgt.transfer.base import Method, Source
 from tests import tiny
@@ -39,4 +39,4 @@ def trained(method: Method[Any], steps: int = 2, **changes: Any) -> tuple[Traine
     config = tiny.transfer_config(method.config, **{"steps": steps, **changes})
     trainer = build_trainer(config, method, World(cpu=True))
     batches = tiny.MemoryPictures(method.task.classes).batches(8, seed=0)
-    return trainer, [train_step(trainer, batches, step) for step in range(steps)]
+    return trainer, fetch({step: train_step(trainer, batches, step) for step in range(steps)})

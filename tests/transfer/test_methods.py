@@ -1,5 +1,6 @@
 """What every transfer method must hold; a new file in cgt/transfer/ is tested on arrival."""
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -14,12 +15,13 @@ from cgt.errors import UserError
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, save_model
 from cgt.training.state_files import read_state, taken_apart, write_state
-from cgt.training.step import train_step
+from cgt.training.step import fetch, train_step
 from cgt.training.trainer import build_trainer, snapshot
 from cgt.transfer.bsa import BSA, BSAConfig
 from cgt.transfer.cgantransfer import CGANTransfer, CGANTransferConfig
 from cgt.transfer.supervised import SupervisedExtension
 from tests import tiny
+from tests.training.waiting import NothingFetched
 from tests.transfer.methods import make, trained
 
 FINE_TUNED = ("cgantransfer", "minegan")
@@ -93,12 +95,28 @@ def test_its_discriminator_is_regularised_by_feedback_or_that_is_refused_where_i
             tiny.transfer_config(method.config, **changes).check_method(type(method))
         return
     trainer = build_trainer(tiny.transfer_config(method.config, **changes), method, World(cpu=True))
-    trainer.feedback.augment_probability = 0.5
+    trainer.feedback.augment_probability = torch.tensor(0.5, dtype=torch.float64)
     batches = tiny.MemoryPictures(method.task.classes).batches(8, seed=0)
-    losses = [train_step(trainer, batches, step) for step in range(2)]
+    losses = fetch({step: train_step(trainer, batches, step) for step in range(2)})
     assert losses[0]["augment_probability"] == 0.5
     assert losses[1]["augment_probability"] in (pytest.approx(0.1), pytest.approx(0.9))
     assert losses[1]["lecam"] > 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "ppgn"])  # which looks for its samples
+def test_its_steps_wait_for_no_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make(name, tiny.HIERARCHICAL)
+    changes: dict[str, Any] = {}
+    if not isinstance(method, SupervisedExtension):
+        changes["augment"] = {"policy": ["color", "translation", "cutout"], "target": 0.6}
+        changes["optim"] = {**tiny.RUN["optim"], "lecam": 0.3}
+    trainer = build_trainer(tiny.transfer_config(method.config, **changes), method, World(cpu=True))
+    batches = list(itertools.islice(tiny.MemoryPictures(method.task.classes).batches(8, seed=0), 9))
+    with monkeypatch.context() as patch, NothingFetched(patch):
+        steps = {step: train_step(trainer, iter(batches), step) for step in range(2)}
+        with pytest.raises(AssertionError, match="a GPU would be waited for"):
+            fetch(steps)
+    assert len(fetch(steps)) == 2
 
 
 @pytest.mark.parametrize("name", METHODS)
