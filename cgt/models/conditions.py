@@ -4,6 +4,7 @@ Shapes: N samples, C channels of a site, n classes of one bank, B banks, K laten
 first layer.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -118,8 +119,9 @@ def evaluation_conditions(
 
 def bank_of(banks: Sequence[Bank], y_N: Tensor) -> Tensor:
     """The number of each sample's bank, int64 (N,), of class ids that count over all banks."""
-    ends = torch.tensor([len(bank.classes) for bank in banks], device=y_N.device).cumsum(0)
-    return torch.bucketize(y_N.contiguous(), ends, right=True)
+    ends = itertools.accumulate(len(bank.classes) for bank in banks[:-1])
+    # A tensor of the ends would have to be waited for on a GPU.
+    return sum(((y_N >= end).long() for end in ends), torch.zeros_like(y_N))
 
 
 def picked(per_bank: Sequence[Tensor], bank_N: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Feedback:
         # memory of one is that of all.
         averages, weight = self._averages, self._lecam
         if averages is None:
-            averages, weight = self._number([0.0, 0.0]), 0.0
+            averages, weight = real_N.new_zeros(2), 0.0
         return {"lecam": weight * lecam(real_N, fake_N, *averages.to(real_N.dtype))}
 
     def observed(self, real_N: Tensor, fake_N: Tensor) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ class Feedback:
             direction = (self._signs - self._target * self._pictures).sign()
             change = direction * (self._pictures / self._adjust_pictures)
             self.augment_probability = (self.augment_probability + change).clamp(0, 1)
-            self._signs, self._pictures = self._number(0.0), 0
+            self._signs, self._pictures = torch.zeros_like(self._signs), 0
         return {"augment_probability": self.augment_probability}
 
     def state_dict(self) -> dict[str, Any]:

@@ -43,6 +43,13 @@ class NothingFetched(TorchDispatchMode):
         self._patch.setattr(
             "cgt.models.biggan.check_inputs", lambda *_: None
         )  # it looks at ids on a CPU alone
+        tensor = torch.tensor
+
+        def uncopied(*values: Any, **options: Any) -> torch.Tensor:
+            assert self._updating or "device" not in options, "a GPU would be waited for to copy what is given"
+            return tensor(*values, **options)
+
+        self._patch.setattr(torch, "tensor", uncopied)
         for name in ("tolist", "numpy"):  # of a CPU's tensors they are no operations
             self._patch.setattr(torch.Tensor, name, _refused)
         super().__enter__()
