@@ -200,6 +200,9 @@ class SelfAttention(nn.Module):
         query_N1PC = query.flatten(2).mT[:, None]
         key_N1QC = F.max_pool2d(key, 2).flatten(2).mT[:, None]
         value_N1QC = F.max_pool2d(value, 2).flatten(2).mT[:, None]
+        # They also want queries and keys as wide as values: without, every pixel's P x Q weights are kept.
+        widened = (0, value_N1QC.shape[-1] - query_N1PC.shape[-1])
+        query_N1PC, key_N1QC = F.pad(query_N1PC, widened), F.pad(key_N1QC, widened)
         attended = F.scaled_dot_product_attention(query_N1PC, key_N1QC, value_N1QC, scale=1.0)[:, 0]
         added: Tensor = self.out(attended.mT.unflatten(2, (height, width)))
         return x_NCHW + self.gain * added

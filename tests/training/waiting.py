@@ -46,7 +46,9 @@ class NothingFetched(TorchDispatchMode):
         tensor = torch.tensor
 
         def uncopied(*values: Any, **options: Any) -> torch.Tensor:
-            assert self._updating or "device" not in options, "a GPU would be waited for to copy what is given"
+            assert self._updating or "device" not in options, (
+                "a GPU would be waited for to copy what is given"
+            )
             return tensor(*values, **options)
 
         self._patch.setattr(torch, "tensor", uncopied)

@@ -65,6 +65,20 @@ class Setting(NamedTuple):
     classes: int
     batch_size: int
 
+    @classmethod
+    def said(cls, words: argparse.Namespace) -> "Setting":
+        """As the command line has it."""
+        return cls(words.resolution, words.ch, words.source_classes, words.classes, words.batch_size)
+
+
+def ask_for_setting(parser: argparse.ArgumentParser) -> None:
+    """The options of `Setting`, by default the paper's on CIFAR."""
+    parser.add_argument("--resolution", type=int, choices=CONFIGS, default=32)
+    parser.add_argument("--ch", type=int, default=64, help="channel multiplier; the paper's at 128 px: 96")
+    parser.add_argument("--source-classes", type=int, default=80, help="N")
+    parser.add_argument("--classes", type=int, default=20, help="M")
+    parser.add_argument("--batch-size", type=int, default=50)
+
 
 def pictures(batch_size: int, resolution: int, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
     """One batch of noise, again and again."""
@@ -78,10 +92,8 @@ def names(count: int, of: str) -> list[str]:
     return [f"{of} {number}" for number in range(count)]
 
 
-def transferring(
-    setting: Setting, changes: Sequence[str] = (), world: type[World] = World
-) -> tuple[Trainer, Generator]:
-    """A trainer of cGANTransfer, and the generator that it starts from, of random weights."""
+def configured(setting: Setting, changes: Sequence[str] = ()) -> PretrainConfig:
+    """Of a transfer's step."""
     overrides = [
         "data=none",
         f"batch_size={setting.batch_size}",
@@ -90,16 +102,26 @@ def transferring(
     ]
     overrides += [f"{network}.ch={setting.ch}" for network in ("generator", "discriminator")]
     overrides += [f"{network}.init=normal" for network in ("generator", "discriminator")]  # the quickest
-    config = load(PretrainConfig, CONFIGS[setting.resolution], [*overrides, *changes])
-    of_source = Task(
-        names(setting.source_classes, "old"), setting.resolution, config.generator, config.discriminator, 0
-    )
+    return load(PretrainConfig, CONFIGS[setting.resolution], [*overrides, *changes])
+
+
+def cgantransfer(setting: Setting, config: PretrainConfig) -> CGANTransfer:
+    """From a source of random weights."""
+    shape = (setting.resolution, config.generator, config.discriminator, 0)
+    of_source = Task(names(setting.source_classes, "old"), *shape)
     source = Source(of_source.fresh_generator().eval(), of_source.fresh_discriminator().eval())
-    task = Task(
-        names(setting.classes, "new"), setting.resolution, config.generator, config.discriminator, 0, source
-    )
-    method = CGANTransfer(CGANTransferConfig(name="cgantransfer", start="uniform"), task)
-    return build_trainer(config, method, world(config.precision)), source.generator
+    task = Task(names(setting.classes, "new"), *shape, source)
+    return CGANTransfer(CGANTransferConfig(name="cgantransfer", start="uniform"), task)
+
+
+def transferring(
+    setting: Setting, changes: Sequence[str] = (), world: type[World] = World
+) -> tuple[Trainer, Generator]:
+    """A trainer of cGANTransfer, and the generator that it starts from, of random weights."""
+    config = configured(setting, changes)
+    method = cgantransfer(setting, config)
+    source = method.task.given_source.generator
+    return build_trainer(config, method, world(config.precision)), source
 
 
 def arranged(row: str, setting: Setting) -> Call:
@@ -153,7 +175,7 @@ def product_rates() -> dict[str, float]:
 def transfer_table(words: argparse.Namespace) -> None:
     """Print ours against the reference."""
     torch.set_num_threads(words.threads)
-    setting = Setting(words.resolution, words.ch, words.source_classes, words.classes, words.batch_size)
+    setting = Setting.said(words)
     found = run_apart(words.rows, setting, words.turns, words.threads)
     base = found[words.rows[0]]
     table = Table("arrangement", "ms/step", "times as fast", "CPU times", "MiB", "of the first's", "GFLOP/s")
@@ -244,11 +266,7 @@ def main() -> None:
     kinds = parser.add_subparsers(required=True)
     transfer = kinds.add_parser("transfer", help="ours beside the reference formulation")
     transfer.set_defaults(table=transfer_table)
-    transfer.add_argument("--resolution", type=int, choices=CONFIGS, default=32)
-    transfer.add_argument("--ch", type=int, default=64, help="channel multiplier; the paper's at 128 px: 96")
-    transfer.add_argument("--source-classes", type=int, default=80, help="N")
-    transfer.add_argument("--classes", type=int, default=20, help="M")
-    transfer.add_argument("--batch-size", type=int, default=50)
+    ask_for_setting(transfer)
     fast_bf16 = gpu or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
     default = [row for row in ROWS if row != "naive" and (fast_bf16 or not row.endswith("bf16"))]
     transfer.add_argument(

@@ -1,0 +1,46 @@
+"""Training with `compile: true`."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from cgt.distributed import World
+from cgt.training.step import Losses, fetch, train_step
+from cgt.training.trainer import Trainer, build_trainer
+from cgt.transfer.base import Method, MethodConfig
+from tests import tiny
+from tests.transfer.methods import make
+
+STEPS = 50
+SMALL = {**tiny.RUN["optim"], "generator_lr": 1e-4, "discriminator_lr": 1e-4, "discriminator_steps": 1}
+"""Rates at which the last bits of one step do not decide the next."""
+
+
+def trainer(kind: str, compiled: bool) -> Trainer:
+    changes = {"compile": compiled, "steps": STEPS, "optim": SMALL}
+    if kind == "pretraining":
+        config = tiny.pretrain_config(**changes)
+        task = tiny.task(config.generator, tiny.OLD, transfer=False)
+        return build_trainer(config, Method(MethodConfig(name=kind), task), World(cpu=True))
+    method = make(kind, tiny.PER_LAYER)
+    return build_trainer(tiny.transfer_config(method.config, **changes), method, World(cpu=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pretraining", "cgantransfer"])
+def test_compiled_networks_train_as_plain_ones_do_and_are_compiled_once(kind: str) -> None:
+    losses = []
+    for compiled in (False, True):
+        t = trainer(kind, compiled)
+        batches = tiny.MemoryPictures(t.method.task.classes).batches(8, seed=0)
+        torch._dynamo.reset()
+        counters.clear()
+        steps: dict[int, Losses] = {0: train_step(t, batches, 0)}
+        warm = dict(counters["stats"])
+        steps |= {step: train_step(t, batches, step) for step in range(1, STEPS)}
+        assert dict(counters["stats"]) == warm
+        assert bool(warm) == compiled
+        assert not counters["graph_break"]
+        losses.append(fetch(steps))
+    for plain, other in zip(*losses, strict=True):
+        assert other == pytest.approx(plain, rel=1e-3, abs=1e-3)
