@@ -16,6 +16,11 @@ RUNS = {
         "ours, fp32",
         "ours, bf16",
     ],
+    f"memory.py {TINY} --rows reference fp32 checkpointing": [
+        "reference",
+        "ours, fp32",
+        "ours, checkpointing",
+    ],
     "ema.py --model 32 --turns 1 --ranks 1 3": ["loop", "ours", "ours, one of 3"],
     f"scaling.py {TINY} --steps 1": ["1", "2"],
     "propagation.py --model 32 --source-classes 3 --classes 2 --turns 1": ["32 px, 3, 2"],
