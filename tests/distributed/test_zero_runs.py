@@ -53,7 +53,7 @@ def end_early(ranks: int, path: Path, **changes: Any) -> None:
         run_ranks(functools.partial(run, arm=stop_early, **changes), ranks, path)
 
 
-@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["zero1", pytest.param("zero2", marks=pytest.mark.slow), "zero3"])
 def test_run_makes_what_ddp_makes(strategy: str, runs: Any) -> None:
     require(strategy)
     assert_same(runs(strategy), runs("ddp"), 1e-5)
@@ -93,10 +93,10 @@ def for_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("strategy", "ranks", "others"),
     [
         pytest.param("zero1", 3, (2, 1), marks=pytest.mark.slow),
-        ("zero2", 3, (2, 1)),
+        pytest.param("zero2", 3, (2, 1), marks=pytest.mark.slow),
         pytest.param("zero2", 2, (3, 1), marks=pytest.mark.slow),
         ("zero3", 3, (2, 1)),
-        ("zero3", 2, (3,)),
+        pytest.param("zero3", 2, (3,), marks=pytest.mark.slow),
     ],
 )
 def test_run_goes_on_with_other_numbers_of_ranks(
@@ -112,7 +112,7 @@ def test_run_goes_on_with_other_numbers_of_ranks(
         assert_same(path, for_three, 1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["zero2", "zero3+zero1"])
+@pytest.mark.parametrize("strategy", [pytest.param("zero2", marks=pytest.mark.slow), "zero3+zero1"])
 def test_transfer_from_a_frozen_generator_makes_what_one_process_makes(strategy: str, tmp_path: Path) -> None:
     require("zero2")
     run(tmp_path / "one", kind="cgantransfer")
