@@ -134,8 +134,13 @@ def _own(path: Path) -> tuple[Tensor, Tensor, About]:
 
 
 def _published(path: Path) -> tuple[Tensor, Tensor, None]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return torch.from_numpy(arrays["mu"]), torch.from_numpy(arrays["sigma"]), None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["mu"]), torch.from_numpy(arrays["sigma"]), None
+    except ValueError as error:
+        if "pickle" in str(error):  # numpy would have people allow it
+            raise ValueError("it has pickled objects in place of numbers, and could run any program") from None
+        raise
 
 
 def open_reference(data: str, classes: Classes = None) -> Pictures | Statistics:

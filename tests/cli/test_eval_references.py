@@ -134,7 +134,8 @@ def test_published_statistics_are_read_and_not_executed(model, shards, features,
     assert result["data"]["pictures"] is None
     np.savez(tmp_path / "bad.npz", mu=np.array([print], dtype=object), sigma=np.eye(1))
     bad = refused(capsys, model, "--data", str(tmp_path / "bad.npz"), "--features", features, *FID)
-    assert "holds no statistics" in bad
+    assert "holds no statistics (it has pickled objects" in bad
+    assert "allow_pickle" not in bad
 
 
 FID = ("--metrics", "fid")
