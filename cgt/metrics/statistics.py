@@ -139,7 +139,7 @@ def _published(path: Path) -> tuple[Tensor, Tensor, None]:
             return torch.from_numpy(arrays["mu"]), torch.from_numpy(arrays["sigma"]), None
     except ValueError as error:
         if "pickle" in str(error):  # numpy would have people allow it
-            raise ValueError("it has pickled objects in place of numbers, and could run any program") from None
+            raise ValueError("it has pickled objects, which could run any program") from None
         raise
 
 
