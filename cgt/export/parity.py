@@ -13,7 +13,7 @@ from cgt import rng
 from cgt.errors import RunError, UserError
 from cgt.models.banks import banks_of
 from cgt.models.biggan import Generator
-from cgt.models.conditions import bank_of
+from cgt.models.conditions import located
 from cgt.models.sampling import latent_range
 
 LIMIT = 1e-4
@@ -87,7 +87,7 @@ def difference(
         UserError: the model makes values that are not finite.
     """
     id_S = torch.tensor([reference.classes.index(name) for name in classes])
-    bank_S = bank_of(banks_of(reference), id_S)
+    bank_S = located(banks_of(reference), id_S).bank_N
     of_banks = {number: (bank_S == number).nonzero()[:, 0] for number in compared_banks(reference, classes)}
     worst = dict.fromkeys(of_banks, 0.0)
     level = reference.level(truncation)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgt.models import biggan_deep
-from cgt.models.conditions import Conditions, bank_of, evaluation_conditions, training_conditions
+from cgt.models.conditions import Conditions, evaluation_conditions, located, training_conditions
 from cgt.models.interface import GeneratorInterface, check_inputs
 from cgt.models.layers import (
     Conv2d,
@@ -52,12 +52,17 @@ class GeneratorBlock(nn.Module):
         self.conv2 = Conv2d(outputs, outputs, 3)
         self.shortcut = Conv2d(inputs, outputs, 1)
 
+    @property
+    def doubling(self) -> Conv2d | None:
+        """The convolution that the size doubles at."""
+        return self.conv1
+
     def forward(self, x_NCHW: Tensor, first: Condition, second: Condition) -> Tensor:
         """A map of twice the size, (N, outputs, 2H, 2W), under the conditions of the two norms."""
         h: Tensor = self.conv1.of_doubled(self.norm1(x_NCHW, first))
         h = self.conv2(self.norm2(h, second))
         # A 1x1 convolution and nearest-neighbour enlargement commute; this order costs a quarter.
-        return h + F.interpolate(self.shortcut(x_NCHW), scale_factor=2)
+        return h.add_(F.interpolate(self.shortcut(x_NCHW), scale_factor=2))
 
 
 Block = GeneratorBlock | biggan_deep.DeepGeneratorBlock
@@ -210,6 +215,15 @@ class Generator(GeneratorInterface, nn.Module):
         self.fix_norms()
         self.train(training)
 
+    def keep_kernels(self) -> None:
+        """Make the kernels of enlargements once for all, in a folded generator whose weights stay.
+
+        No state has them; another call makes them anew.
+        """
+        for block in self.blocks:
+            if layer := cast(Block, block).doubling:
+                layer.keep_doubling_kernel()
+
     def fix_norms(self) -> None:
         """Fix the spectral norms alone, in place, in eval mode."""
         for module in self.modules():
@@ -287,7 +301,7 @@ class Generator(GeneratorInterface, nn.Module):
         """Pictures of one bank's classes y, counted within it, by its running statistics."""
         eps = self.config.bn_eps
         return self.synthesise(
-            evaluation_conditions([bank], [bank.tables()], self._affine, [latents], y_N, eps)
+            evaluation_conditions([bank], [bank.tables()], self._affine, [latents], located([bank], y_N), eps)
         )
 
     @property
@@ -302,13 +316,10 @@ class Generator(GeneratorInterface, nn.Module):
             )
         banks = [cast(Bank, bank) for bank in self.banks]
         of_banks = [bank.tables() for bank in banks[:-1]] + [tables]
-        bank_N = bank_of(banks, y_N)
-        latents, first = [], 0
-        for number, bank in enumerate(banks):
-            latents.append(bank.latents(z_NZ, torch.where(bank_N == number, y_N - first, -1), self))
-            first += len(bank.classes)
+        place = located(banks, y_N)
+        latents = [bank.latents(z_NZ, place.within(number, -1), self) for number, bank in enumerate(banks)]
         return evaluation_conditions(
-            banks, of_banks, self._affine, latents, y_N, self.config.bn_eps, truncation
+            banks, of_banks, self._affine, latents, place, self.config.bn_eps, truncation
         )
 
     def synthesise(self, conditions: Conditions) -> Tensor:

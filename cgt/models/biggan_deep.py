@@ -35,6 +35,11 @@ class DeepGeneratorBlock(nn.Module):
         self.norm4 = ConditionalBatchNormReLU(eps)
         self.conv4 = Conv2d(inner, outputs, 1)
 
+    @property
+    def doubling(self) -> Conv2d | None:
+        """The convolution that the size doubles at, if it does."""
+        return self.conv2 if self.enlarge else None
+
     def forward(
         self, x_NCHW: Tensor, first: Condition, second: Condition, third: Condition, fourth: Condition
     ) -> Tensor:

@@ -57,37 +57,67 @@ def training_conditions(
     return Conditions(first, conditions)
 
 
+class Located(NamedTuple):
+    """Where the classes of a batch are, in a generator of several banks."""
+
+    bank_N: Tensor
+    """int64 numbers of their banks."""
+    row_N: Tensor
+    """int64, counted within the bank."""
+
+    def within(self, number: int, otherwise: int) -> Tensor:
+        """The rows of one bank's samples, and this for the others."""
+        return torch.where(self.bank_N == number, self.row_N, otherwise)
+
+
+def located(banks: Sequence[Bank], y_N: Tensor) -> Located:
+    """Bank and row of class ids that count over all banks."""
+    bank_N, row_N = torch.zeros_like(y_N), y_N
+    ends = itertools.accumulate(len(bank.classes) for bank in banks)
+    # A tensor of the ends would have to be waited for on a GPU.
+    for bank, end in zip(banks[:-1], ends, strict=False):
+        beyond_N = (y_N >= end).long()
+        bank_N, row_N = bank_N + beyond_N, row_N - beyond_N * len(bank.classes)
+    return Located(bank_N, row_N)
+
+
 def evaluation_conditions(
     banks: Sequence[Bank],
     tables: Sequence[ClassTables],
     output_affine: tuple[Tensor, Tensor],
     latents: Sequence[Latents],
-    y_N: Tensor,
+    place: Located,
     eps: float,
     truncation: float = 1.0,
 ) -> Conditions:
     """`training_conditions` for a batch that may mix banks, with each bank's running statistics folded in.
 
-    y counts over all banks; `latents` has an entry for each of them. What a sample gets does not depend on
-    the other banks or samples, to the bit: lookups and elementwise arithmetic aside, every bank's latent
-    projection is applied to the whole batch before the samples of the bank are picked. Steered samples alone
+    `latents` has an entry for each of the banks. What a sample gets does not depend on the other banks or
+    samples, to the bit: lookups and elementwise arithmetic aside, every bank's latent projection is applied
+    to the whole batch before the samples of the bank are picked. Steered samples alone
     are looked for in a batch of their own, on whose size their last bits depend. Banks whose statistics go by
     truncation take those of `truncation`, in (0, 1].
     """
     # Sizes of batches are read off shapes here: to `torch.export`, len() makes a size a constant.
-    bank_N = bank_of(banks, y_N)
+    bank_N = place.bank_N
+    rows = [place.within(number, 0) for number in range(len(banks))] if len(banks) > 1 else [place.row_N]
 
     def lookup(per_bank: Sequence[Tensor]) -> Tensor:
-        return F.embedding(y_N, per_bank[0] if len(per_bank) == 1 else torch.cat(tuple(per_bank)))
+        # Each bank by itself: to join their tables would copy those of all classes.
+        found = [F.embedding(row_N, table) for row_N, table in zip(rows, per_bank, strict=True)]
+        return picked(found, bank_N)
+
+    def of_bank(per_bank: Sequence[Tensor]) -> Tensor:
+        return per_bank[0] if len(per_bank) == 1 else torch.stack(tuple(per_bank))[bank_N]
 
     def project(site: int, projections: Sequence[Sequence[Tensor]]) -> Tensor:
         width = tables[0].scale[site].shape[1]
         return picked(
             [
-                F.linear(of_bank.sites_LNK[site], projection[site])
+                F.linear(own.sites_LNK[site], projection[site])
                 if projection
-                else of_bank.first_NK.new_zeros(y_N.shape[0], width)
-                for of_bank, projection in zip(latents, projections, strict=True)
+                else own.first_NK.new_zeros(bank_N.shape[0], width)
+                for own, projection in zip(latents, projections, strict=True)
             ],
             bank_N,
         )
@@ -96,32 +126,22 @@ def evaluation_conditions(
     statistics = [[site.at(truncation) for site in bank.site_statistics()] for bank in banks]
     for site in range(len(statistics[0])):
         if site == len(tables[0].scale):
-            gain, bias = (affine.expand(y_N.shape[0], -1) for affine in output_affine)
+            gain, bias = (affine.expand(bank_N.shape[0], -1) for affine in output_affine)
         else:
             gain = 1 + lookup([table.scale[site] for table in tables])
             bias = lookup([table.shift[site] for table in tables])
             if any(table.latent_scale for table in tables):
                 gain = gain + project(site, [table.latent_scale for table in tables])
                 bias = bias + project(site, [table.latent_shift for table in tables])
-        mean_BC, var_BC = (
-            torch.stack(parts) for parts in zip(*(site_of[site] for site_of in statistics), strict=True)
-        )
-        scale = gain * torch.rsqrt(var_BC + eps)[bank_N]
-        conditions.append(Condition(scale, bias - mean_BC[bank_N] * scale, None))
+        means, variances = zip(*(site_of[site] for site_of in statistics), strict=True)
+        scale = gain * of_bank([torch.rsqrt(var_C + eps) for var_C in variances])
+        conditions.append(Condition(scale, bias - of_bank(means) * scale, None))
     if not tables[0].first:
-        return Conditions(picked([of_bank.first_NK for of_bank in latents], bank_N), conditions)
+        return Conditions(picked([own.first_NK for own in latents], bank_N), conditions)
     shifts = [
-        F.linear(of_bank.first_NK, of_table.latent_first[0])
-        for of_bank, of_table in zip(latents, tables, strict=True)
+        F.linear(own.first_NK, table.latent_first[0]) for own, table in zip(latents, tables, strict=True)
     ]
     return Conditions(lookup([table.first[0] for table in tables]) + picked(shifts, bank_N), conditions)
-
-
-def bank_of(banks: Sequence[Bank], y_N: Tensor) -> Tensor:
-    """The number of each sample's bank, int64 (N,), of class ids that count over all banks."""
-    ends = itertools.accumulate(len(bank.classes) for bank in banks[:-1])
-    # A tensor of the ends would have to be waited for on a GPU.
-    return sum(((y_N >= end).long() for end in ends), torch.zeros_like(y_N))
 
 
 def picked(per_bank: Sequence[Tensor], bank_N: Tensor) -> Tensor:

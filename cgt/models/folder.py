@@ -155,9 +155,11 @@ def _without_storage(folder: Path, record: ModelRecord) -> tuple[Generator, Disc
 def for_use(generator: Generator) -> Generator:
     """The generator, changed in place to one that makes pictures and is not trained: eval mode, folded.
 
-    Convolutions are laid out as both processors and GPUs are quickest with.
+    Convolutions are laid out as both processors and GPUs are quickest with. Weights that are changed after
+    this need another call.
     """
     generator.fold()
+    generator.keep_kernels()
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return generator.eval().requires_grad_(False)
 

@@ -111,9 +111,13 @@ def as_computed(x: Tensor) -> Tensor:
 class Conv2d(SpectralNormalised, nn.Conv2d):
     """A spectrally normalised convolution that keeps the size."""
 
+    doubling_kernel: Tensor | None
+    """The kernel of `of_doubled`, (inputs, outputs, 4, 4), where it is kept; no part of the state."""
+
     def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
         self.add_spectral_norm()
+        self.register_buffer("doubling_kernel", None, persistent=False)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The convolved map, (N, outputs, H, W)."""
@@ -125,17 +129,32 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         Of the 9 pixels that it looks at only 4 differ: so their weights are summed first, and a transposed
         convolution of 4x4 does with 4/9 of the work, and without the enlarged map.
         """
-        if not _pays(x_NCHW):
+        kept_IO44 = self.doubling_kernel
+        if not _pays(x_NCHW, PIXELS_A_CHANNEL if kept_IO44 is None else PIXELS_A_CHANNEL_OF_KEPT):
             return self.forward(F.interpolate(x_NCHW, scale_factor=2))
-        kernel_IO44 = _summed_over_pairs(self.normalised_weight()).flip(2, 3).transpose(0, 1)
+        kernel_IO44 = self._made_doubling_kernel() if kept_IO44 is None else kept_IO44
         return convolved(x_NCHW, kernel_IO44, self.bias, stride=2, padding=1, transposed=True)
+
+    @torch.no_grad()
+    def keep_doubling_kernel(self) -> None:
+        """Make the kernel of `of_doubled` once for all, of the weight as it is now: it must stay so.
+
+        Loading a state lets go of it.
+        """
+        assert self.u is None, "only the weight of a folded layer stays as it is"
+        if self.doubling_kernel is None:
+            self.register_load_state_dict_post_hook(_let_go_of_kernel)
+        self.doubling_kernel = self._made_doubling_kernel().contiguous()
+
+    def _made_doubling_kernel(self) -> Tensor:
+        return _summed_over_pairs(self.normalised_weight()).flip(2, 3).transpose(0, 1)
 
     def halved(self, x_NCHW: Tensor) -> Tensor:
         """The mean of every 2 x 2 pixels of what a 3x3 convolution makes of a map, (N, outputs, H/2, W/2).
 
         As one convolution of 4x4 with stride 2 this is 4/9 of the work, and there is no map of full size.
         """
-        if not _pays(x_NCHW[:, :, ::2, ::2]):
+        if not _pays(x_NCHW[:, :, ::2, ::2], PIXELS_A_CHANNEL):
             return F.avg_pool2d(self.forward(x_NCHW), 2)
         kernel_OI44 = _summed_over_pairs(self.normalised_weight()) / 4
         return convolved(x_NCHW, kernel_OI44, self.bias, stride=2, padding=1)
@@ -143,12 +162,19 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
 
 PIXELS_A_CHANNEL = 2
 """So many pixels of the smaller maps for each channel make up for the work on a larger kernel (measured)."""
+PIXELS_A_CHANNEL_OF_KEPT = 0.25
+"""So many do where that kernel is there already (measured)."""
 
 
-def _pays(x_NCHW: Tensor) -> bool:
+def _pays(x_NCHW: Tensor, pixels_a_channel: float) -> bool:
     """Whether there are pixels enough for a larger kernel to pay; of graphs for any batch, in one picture."""
     pictures, channels, height, width = x_NCHW.shape
-    return (pictures if isinstance(pictures, int) else 1) * height * width >= PIXELS_A_CHANNEL * channels
+    return (pictures if isinstance(pictures, int) else 1) * height * width >= pixels_a_channel * channels
+
+
+def _let_go_of_kernel(layer: nn.Module, _: object) -> None:
+    assert isinstance(layer, Conv2d)
+    layer.doubling_kernel = None
 
 
 def _summed_over_pairs(weight_OI33: Tensor) -> Tensor:

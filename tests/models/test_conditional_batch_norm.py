@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgt.models.conditions import evaluation_conditions, training_conditions
+from cgt.models.conditions import evaluation_conditions, located, training_conditions
 from cgt.models.norm import (
     ClassBank,
     ClassTables,
@@ -86,7 +86,12 @@ def test_evaluation_uses_each_banks_statistics_and_tables() -> None:
     banks, affine = [random_bank(3, LATENT), random_bank(2, LATENT)], output_affine()
     y, z, x = torch.tensor([4, 0, 3, 2]), torch.randn(4, LATENT), torch.randn(4, 4, 6, 6)
     conditions = evaluation_conditions(
-        banks, [bank.tables() for bank in banks], affine, [Latents(z, [z, z])] * len(banks), y, EPS
+        banks,
+        [bank.tables() for bank in banks],
+        affine,
+        [Latents(z, [z, z])] * len(banks),
+        located(banks, y),
+        EPS,
     ).sites
     out = ConditionalBatchNormReLU(EPS)(x, conditions[0])
     for sample, (bank, own) in enumerate([(1, 1), (0, 0), (1, 0), (0, 2)]):
@@ -103,7 +108,9 @@ def test_evaluation_changes_no_statistics() -> None:
     bank = random_bank(3)
     before = [(statistics.mean.clone(), statistics.var.clone()) for statistics in bank.statistics]
     y = torch.zeros(2, dtype=torch.int64)
-    conditions = evaluation_conditions([bank], [bank.tables()], output_affine(), [NO_LATENTS], y, EPS)
+    conditions = evaluation_conditions(
+        [bank], [bank.tables()], output_affine(), [NO_LATENTS], located([bank], y), EPS
+    )
     for condition in conditions.sites:
         ConditionalBatchNormReLU(EPS)(torch.randn(2, condition.scale_NC.shape[1], 3, 3), condition)
     for (mean, var), statistics in zip(before, bank.statistics, strict=True):
