@@ -37,6 +37,8 @@ def traceable(model: Model, options: Options) -> Generator:
     """
     latent_range(model.generator, options.truncation)  # refuses what it has no statistics for
     generator = folded(model.generator, options.classes)
+    # A graph for any number of pictures is traced as for one, and holds no kernels that it never uses.
+    generator.keep_kernels(pictures=1)
     # What is laid out otherwise, torch.export.save warns of.
     generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
     for bank in banks_of(generator):

@@ -7,6 +7,7 @@ the first layer.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -215,14 +216,19 @@ class Generator(GeneratorInterface, nn.Module):
         self.fix_norms()
         self.train(training)
 
-    def keep_kernels(self) -> None:
+    def keep_kernels(self, pictures: float = math.inf) -> None:
         """Make the kernels of enlargements once for all, in a folded generator whose weights stay.
 
         No state has them; another call makes them anew.
+
+        Args:
+            pictures: of a batch; those that don't pay for so many are not kept.
         """
+        size = self.bottom
         for block in self.blocks:
             if layer := cast(Block, block).doubling:
-                layer.keep_doubling_kernel()
+                layer.keep_doubling_kernel(pictures * size**2)
+                size *= 2
 
     def fix_norms(self) -> None:
         """Fix the spectral norms alone, in place, in eval mode."""

@@ -6,6 +6,7 @@ a weight seen as a matrix.
 
 import contextlib
 import functools
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -118,6 +119,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
         self.add_spectral_norm()
         self.register_buffer("doubling_kernel", None, persistent=False)
+        self.register_load_state_dict_post_hook(_let_go_of_kernel)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The convolved map, (N, outputs, H, W)."""
@@ -130,31 +132,40 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         convolution of 4x4 does with 4/9 of the work, and without the enlarged map.
         """
         kept_IO44 = self.doubling_kernel
-        if not _pays(x_NCHW, PIXELS_A_CHANNEL if kept_IO44 is None else PIXELS_A_CHANNEL_OF_KEPT):
+        if not self._pays(x_NCHW, PIXELS_A_CHANNEL if kept_IO44 is None else PIXELS_A_CHANNEL_OF_KEPT):
             return self.forward(F.interpolate(x_NCHW, scale_factor=2))
         kernel_IO44 = self._made_doubling_kernel() if kept_IO44 is None else kept_IO44
         return convolved(x_NCHW, kernel_IO44, self.bias, stride=2, padding=1, transposed=True)
 
     @torch.no_grad()
-    def keep_doubling_kernel(self) -> None:
+    def keep_doubling_kernel(self, pixels: float = math.inf) -> None:
         """Make the kernel of `of_doubled` once for all, of the weight as it is now: it must stay so.
 
         Loading a state lets go of it.
+
+        Args:
+            pixels: of the maps of a batch; where it does not pay for so many, none is kept.
         """
         assert self.u is None, "only the weight of a folded layer stays as it is"
-        if self.doubling_kernel is None:
-            self.register_load_state_dict_post_hook(_let_go_of_kernel)
-        self.doubling_kernel = self._made_doubling_kernel().contiguous()
+        self.doubling_kernel = None
+        if pixels >= PIXELS_A_CHANNEL_OF_KEPT * self.in_channels:
+            self.doubling_kernel = self._made_doubling_kernel().contiguous()
 
     def _made_doubling_kernel(self) -> Tensor:
         return _summed_over_pairs(self.normalised_weight()).flip(2, 3).transpose(0, 1)
+
+    def _pays(self, x_NCHW: Tensor, pixels_a_channel: float) -> bool:
+        """Whether there are pixels enough for a larger kernel; of graphs for any batch, in one picture."""
+        pictures, _, height, width = x_NCHW.shape
+        pixels = (pictures if isinstance(pictures, int) else 1) * height * width
+        return pixels >= pixels_a_channel * self.in_channels
 
     def halved(self, x_NCHW: Tensor) -> Tensor:
         """The mean of every 2 x 2 pixels of what a 3x3 convolution makes of a map, (N, outputs, H/2, W/2).
 
         As one convolution of 4x4 with stride 2 this is 4/9 of the work, and there is no map of full size.
         """
-        if not _pays(x_NCHW[:, :, ::2, ::2], PIXELS_A_CHANNEL):
+        if not self._pays(x_NCHW[:, :, ::2, ::2], PIXELS_A_CHANNEL):
             return F.avg_pool2d(self.forward(x_NCHW), 2)
         kernel_OI44 = _summed_over_pairs(self.normalised_weight()) / 4
         return convolved(x_NCHW, kernel_OI44, self.bias, stride=2, padding=1)
@@ -164,12 +175,6 @@ PIXELS_A_CHANNEL = 2
 """So many pixels of the smaller maps for each channel make up for the work on a larger kernel (measured)."""
 PIXELS_A_CHANNEL_OF_KEPT = 0.25
 """So many do where that kernel is there already (measured)."""
-
-
-def _pays(x_NCHW: Tensor, pixels_a_channel: float) -> bool:
-    """Whether there are pixels enough for a larger kernel to pay; of graphs for any batch, in one picture."""
-    pictures, channels, height, width = x_NCHW.shape
-    return (pictures if isinstance(pictures, int) else 1) * height * width >= pixels_a_channel * channels
 
 
 def _let_go_of_kernel(layer: nn.Module, _: object) -> None:
