@@ -139,7 +139,7 @@ def facts(generator: Generator, options: Options) -> Mapping[str, object]:
 
 
 def torch_program(generator: Generator, options: Options, lines: Sequence[str], package: str) -> str:
-    """Lines that load a graph as `network`, and then draw z and make eight pictures of the last class."""
+    """Lines that load what was exported as `network`, and then draw z and make eight pictures of a class."""
     size, last = generator.dim_z, len(generator.classes) - 1
     cut, factor = latent_range(generator, options.truncation)
     z = f"torch.randn(8, {size})"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cgt.export.base import Model, Options, Written
-from cgt.export.graphs import folded
+from cgt.export.graphs import folded, torch_program
 from cgt.export.parity import Parity, difference, measure
 from cgt.files import sha256
 from cgt.models import folder as model_folder
@@ -48,18 +48,8 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         + "It has no discriminator, and the weights that were trained can't be had back from it: further "
         "classes are added to the model that it was exported from.",
         needs="cgt",
-        program="\n".join(
-            [
-                "import cgt",
-                "import torch",
-                "",
-                'generator = cgt.load_generator(".")',
-                "z = torch.randn(8, generator.dim_z)",
-                f"y = torch.full((8,), {len(generator.classes) - 1})  # {generator.classes[-1]}",
-                "images = generator(z, y)  # in [-1, 1]",
-                "pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte()  # in 0..255",
-                "print(tuple(pixels.shape), pixels.float().mean().item())",
-            ]
+        program=torch_program(
+            generator, options, ['network = cgt.load_generator(".")'], "import cgt\nimport torch"
         ),
         classes=tuple(generator.classes),
         parity=parity,

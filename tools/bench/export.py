@@ -6,17 +6,19 @@
 classes each, of random weights. "Unfolded" is the generator as a training run saves it, in eval mode, whose
 every forward pass has a power iteration and a division in each layer and makes the class tables anew. "Plain
 layout" is folded, but without convolutions laid out channels_last. All run in inference mode, on the CPU.
-Rows are timed in turns, so that a busy machine slows them all; each counts with its best turn.
+Rows are timed in turns, so that a busy machine slows them all; each counts with its best turn. The second
+ratio is of CPU-seconds.
 """
 
 import argparse
 import contextlib
+import functools
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import Times, in_turns
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -49,8 +51,7 @@ def exported_onnx(model: Model, folder: Path) -> Call:
 def exported_program(model: Model, folder: Path) -> Call:
     """A torch.export program, read again."""
     torch_export.export(model, folder, Options(verify=False))
-    program: Call = torch.export.load(folder / torch_export.FILE).module()
-    return program
+    return torch_export.opened(folder / torch_export.FILE)
 
 
 def plain_layout(model: Model) -> Call:
@@ -60,23 +61,21 @@ def plain_layout(model: Model) -> Call:
 
 
 def compiled(model: Model) -> Call:
-    """Folded and compiled; the first turn, which compiles, does not count."""
+    """Folded and compiled; the turns that warm up, which compile, do not count."""
     call: Call = torch.compile(folded(model.generator))
     return call
 
 
-def measure(calls: dict[str, Call], model: Model, batch: int, turns: int) -> dict[str, float]:
-    """Seconds a batch for each row, in its best turn."""
+def measure(calls: dict[str, Call], model: Model, batch: int, turns: int) -> dict[str, Times]:
+    """Of a batch for each row, in its best turn."""
     z_NZ = rng.normal((batch, model.generator.dim_z), 0, "bench")
     y_N = rng.integers(batch, len(CLASSES), 0, "bench classes")
-    best = dict.fromkeys(calls, float("inf"))
-    for turn in range(turns + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call(z_NZ, y_N)
-            if turn:  # the first warms up
-                best[name] = min(best[name], time.perf_counter() - start)
-    return best
+    return in_turns({name: functools.partial(call, z_NZ, y_N) for name, call in calls.items()}, turns)
+
+
+def _cell(unfolded: Times, row: Times) -> str:
+    by_clock, by_cpu = unfolded.seconds / row.seconds, unfolded.cpu / row.cpu
+    return f"{row.seconds * 1000:,.1f} ({by_clock:.2f}, {by_cpu:.2f})"
 
 
 def main() -> None:
@@ -116,11 +115,12 @@ def main() -> None:
         calls = {name: make() for name, make in wanted.items()}
         with torch.inference_mode():
             columns = [measure(calls, model, batch, words.turns) for batch in words.batch]
-    title = f"{size} px, {words.threads} threads: ms a batch (times faster than unfolded)"
+    title = (
+        f"{size} px, {words.threads} threads: ms a batch (times as fast as unfolded, by the clock and by CPU)"
+    )
     table = Table(title, *(f"batch {batch}" for batch in words.batch))
     for name in calls:
-        cells = (f"{c[name] * 1000:,.1f} ({c['unfolded'] / c[name]:.2f})" for c in columns)
-        table.add_row(name, *cells)
+        table.add_row(name, *(_cell(column["unfolded"], column[name]) for column in columns))
     Console().print(table)
 
 
