@@ -131,7 +131,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         Of the 9 pixels that it looks at only 4 differ: so their weights are summed first, and a transposed
         convolution of 4x4 does with 4/9 of the work, and without the enlarged map.
         """
-        kept_IO44 = self.doubling_kernel
+        kept_IO44 = None if self.weight.requires_grad else self.doubling_kernel
         if not self._pays(x_NCHW, PIXELS_A_CHANNEL if kept_IO44 is None else PIXELS_A_CHANNEL_OF_KEPT):
             return self.forward(F.interpolate(x_NCHW, scale_factor=2))
         kernel_IO44 = self._made_doubling_kernel() if kept_IO44 is None else kept_IO44
