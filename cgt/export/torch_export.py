@@ -55,4 +55,5 @@ def opened(path: Path) -> nn.Module:
     """A program that was written, read again as its card says."""
     network: nn.Module = torch.export.load(path).module()
     # What is laid out so in the first place, torch.export.save warns of.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return network

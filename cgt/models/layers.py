@@ -119,7 +119,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
         self.add_spectral_norm()
         self.register_buffer("doubling_kernel", None, persistent=False)
-        self.register_load_state_dict_post_hook(_let_go_of_kernel)
+        self.register_load_state_dict_post_hook(_let_go_of_kernel)  # type: ignore[no-untyped-call]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The convolved map, (N, outputs, H, W)."""
