@@ -123,7 +123,13 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The convolved map, (N, outputs, H, W)."""
-        return convolved(x_NCHW, self.normalised_weight(), self.bias, padding=self.kernel_size[0] // 2)
+        return convolved(
+            x_NCHW,
+            self.normalised_weight(),
+            self.bias,
+            padding=self.kernel_size[0] // 2,
+            training=self.training,
+        )
 
     def of_doubled(self, x_NCHW: Tensor) -> Tensor:
         """What a 3x3 convolution makes of a map enlarged twofold by repeating pixels, (N, outputs, 2H, 2W).
@@ -135,7 +141,9 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         if not self._pays(x_NCHW, PIXELS_A_CHANNEL if kept_IO44 is None else PIXELS_A_CHANNEL_OF_KEPT):
             return self.forward(F.interpolate(x_NCHW, scale_factor=2))
         kernel_IO44 = self._made_doubling_kernel() if kept_IO44 is None else kept_IO44
-        return convolved(x_NCHW, kernel_IO44, self.bias, stride=2, padding=1, transposed=True)
+        return convolved(
+            x_NCHW, kernel_IO44, self.bias, stride=2, padding=1, transposed=True, training=self.training
+        )
 
     @torch.no_grad()
     def keep_doubling_kernel(self, pixels: float = math.inf) -> None:
@@ -168,7 +176,7 @@ class Conv2d(SpectralNormalised, nn.Conv2d):
         if not self._pays(x_NCHW[:, :, ::2, ::2], PIXELS_A_CHANNEL):
             return F.avg_pool2d(self.forward(x_NCHW), 2)
         kernel_OI44 = _summed_over_pairs(self.normalised_weight()) / 4
-        return convolved(x_NCHW, kernel_OI44, self.bias, stride=2, padding=1)
+        return convolved(x_NCHW, kernel_OI44, self.bias, stride=2, padding=1, training=self.training)
 
 
 PIXELS_A_CHANNEL = 2
@@ -230,8 +238,9 @@ class SelfAttention(nn.Module):
         # One head: fused kernels and ONNX are for tensors that have heads.
         query_N1PC = query.flatten(2).mT[:, None]
         key_N1QC = F.max_pool2d(key, 2).flatten(2).mT[:, None]
-        value_N1QC = F.max_pool2d(value, 2).flatten(2).mT[:, None]
-        # They also want queries and keys as wide as values: without, every pixel's P x Q weights are kept.
+        value_N1QC = F.max_pool2d(value, 2).flatten(2).mT[:, None].contiguous()
+        # They also want numbers of a pixel side by side, and on a CPU queries and keys as wide as values.
+        # Without, every pixel's P x Q weights are kept.
         widened = (0, value_N1QC.shape[-1] - query_N1PC.shape[-1])
         query_N1PC, key_N1QC = F.pad(query_N1PC, widened), F.pad(key_N1QC, widened)
         attended = F.scaled_dot_product_attention(query_N1PC, key_N1QC, value_N1QC, scale=1.0)[:, 0]

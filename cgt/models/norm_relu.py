@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cgt.models.recompute import again, once
 from cgt.models.site_statistics import SiteStatistics
@@ -105,9 +104,10 @@ class _NormScaleShiftReLU(torch.autograd.Function):
         return torch.addcmul(shift_NC11, normalised_NCHW, scale_NC11, out=normalised_NCHW).relu_()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_NCHW: Tensor) -> tuple[Tensor | None, ...]:
         """With n the normalised map and g its gradient: (g - mean(g) - n mean(g n)) / sqrt(var + eps)."""
+        if torch.is_grad_enabled():
+            raise NotImplementedError("second derivatives of a generator in training mode: use eval mode")
         x_NCHW, scale_NC11, shift_NC11, mean_C, var_C = ctx.saved_tensors
         normalised_NCHW = F.batch_norm(x_NCHW, mean_C, var_C, eps=ctx.eps)
         before_relu_NCHW = torch.addcmul(shift_NC11, normalised_NCHW, scale_NC11)

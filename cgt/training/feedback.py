@@ -67,7 +67,7 @@ class Feedback:
         averages, weight = self._averages, self._lecam
         if averages is None:
             averages, weight = real_N.new_zeros(2), 0.0
-        return {"lecam": weight * lecam(real_N, fake_N, *averages.to(real_N.dtype))}
+        return {"lecam": weight * lecam(real_N, fake_N, *averages)}
 
     def observed(self, real_N: Tensor, fake_N: Tensor) -> dict[str, Tensor]:
         """The means, by name, that `update` wants over the global batch."""
@@ -88,14 +88,14 @@ class Feedback:
             What is to be logged: the augmentation's probability, where there is one.
         """
         if self._lecam:
-            present = torch.stack([means["real_logit"], means["generated_logit"]]).double()
+            present = torch.stack([means["real_logit"], means["generated_logit"]])
             self._averages = (
                 present if self._averages is None else torch.lerp(self._averages, present, 1 - DECAY)
             )
         if self._target is None or self.augment_probability is None:
             return {}
         # A whole number, so that however many processes and micro-batches rounded the mean, p is the same.
-        self._signs = self._signs + (means["real_sign"].double() * self._batch_size).round()
+        self._signs = self._signs + (means["real_sign"] * self._batch_size).round()
         self._pictures += self._batch_size
         if self._pictures >= ADJUST_EVERY * self._batch_size:
             direction = (self._signs - self._target * self._pictures).sign()
@@ -122,4 +122,4 @@ class Feedback:
         self._averages = None if averages is None else self._number(averages)
 
     def _number(self, values: float | Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64).to(self._device)
+        return torch.tensor(values, dtype=torch.float32).to(self._device)

@@ -35,7 +35,8 @@ def train_step(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], step:
 
     A method without a discriminator makes one update of what it trains, and of the average.
 
-    The device is waited for nowhere (but for fp16, whose loss scale goes by what it found): `fetch` does.
+    The device is not waited for: `fetch` does. (fp16 waits, whose loss scale goes by what was found, and so
+    do ZeRO and the methods that look at samples on their way: `ppgn`, `bsa_supervised`.)
 
     Args:
         trainer: changed in place.
@@ -66,7 +67,7 @@ def fetch(steps: Mapping[int, Losses]) -> list[dict[str, float]]:
     """
     if not steps:
         return []
-    flat = torch.stack([loss.double() for losses in steps.values() for loss in losses.values()]).tolist()
+    flat = torch.stack([loss for losses in steps.values() for loss in losses.values()]).tolist()
     values = iter(flat)
     fetched = []
     for step, losses in steps.items():

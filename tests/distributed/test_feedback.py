@@ -13,7 +13,7 @@ def regularised(micro_batch: int) -> dict[str, Any]:
     augment = {**tiny.RUN["augment"], "target": -0.7, "adjust_pictures": 80}
     optim = {**OPTIM, "lecam": 0.3}
     t = trainer("pretraining", optim=optim, augment=augment, micro_batch=micro_batch)
-    t.feedback.augment_probability = torch.tensor(0.3, dtype=torch.float64)
+    t.feedback.augment_probability = torch.tensor(0.3)
     return steps(t, 0, 5)
 
 
