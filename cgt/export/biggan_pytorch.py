@@ -7,8 +7,8 @@
 The names are those by which such checkpoints are read (`cgt.interop.biggan_keys`), so that what was converted
 comes back to the bit, with two exceptions. `sv0` is a log of the program's, and becomes the spectral norm
 that the layer's weight is divided by. The output norm's variance goes to and fro between our epsilon and the
-program's, which there is 1e-5 whatever the others have: where they differ (BigGAN-deep's is 1e-4), it may
-come back rounded in its last bits.
+program's, which there is 1e-5 whatever the others have: where ours is smaller, a few variances come back
+rounded in their last bit.
 """
 
 from collections.abc import Mapping, Sequence

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from cgt.cli import main
+from cgt.export.base import Model, Options
+from cgt.export.graphs import folded, traceable
+from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import load_generator, load_model, save_model
 from tests import tiny
 from tests.transfer.methods import make
@@ -177,6 +180,13 @@ def test_steered_classes_are_exported_as_a_folder_and_not_compared(tmp_path: Pat
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "Not compared: elk, fox, gnu, whose pictures are looked for" in card
     assert "| ant, bee, cat and 1 more |" in card
+
+
+def test_graphs_hold_kernels_of_enlargements_only_where_one_picture_uses_them() -> None:
+    generator = Generator(GeneratorConfig(channels=(32, 8, 8), dim_z=6), 8, tiny.OLD).eval()
+    traced = traceable(Model(Path("none"), generator, None, {}), Options())
+    assert [block.doubling.doubling_kernel is not None for block in traced.blocks] == [False, True]
+    assert all(block.doubling.doubling_kernel is not None for block in folded(generator).blocks)
 
 
 @pytest.mark.slow
