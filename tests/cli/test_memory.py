@@ -60,7 +60,7 @@ def test_recomputing_and_half_precision_need_less(capsys: pytest.CaptureFixture[
         for more in ([], ["precision=fp16"], ["gradient_checkpointing=true"])
     )
     assert half < 0.8 * plain
-    assert recomputed < 0.8 * plain
+    assert recomputed < 0.9 * plain
 
 
 @pytest.mark.parametrize(
