@@ -53,8 +53,11 @@ def extended(generator: Generator, *groups: Sequence[str], bank: Bank | None = N
 def pictures(generator: Generator, name: str) -> Tensor:
     """Of one class, by the same latents for every generator."""
     z_NZ = torch.randn(5, generator.dim_z, generator=torch.Generator().manual_seed(1))
-    # As `load_generator` lays it out: last bits depend on the layout.
-    generator = copy.deepcopy(generator).to(memory_format=torch.channels_last)
+    # As `load_generator` has it: last bits depend on the layout and the kernels.
+    generator = copy.deepcopy(generator).requires_grad_(False)
+    generator.fix_norms()
+    generator.keep_kernels()
+    generator.to(memory_format=torch.channels_last)
     with torch.no_grad():
         return generator(z_NZ, torch.full((5,), generator.classes.index(name)))
 
