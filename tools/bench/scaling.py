@@ -1,6 +1,6 @@
 """Time of a step on 1, 2, ... processes, and the bytes that they exchange in it beside the least possible.
 
-    python tools/bench/scaling.py [--ch C] [--batch-size N] [--processes N ...] [--steps N]
+    python tools/bench/scaling.py [--processes N ...] [--steps N] [the options of step.py transfer]
 
 The batch is that of all processes together, so that twice as many have half the pictures each; each computes
 on one thread, or on a GPU of its own. Bytes are what a process gives to sums over all, counted where `World`
@@ -25,7 +25,7 @@ from measuring import machine
 from ranks import in_processes
 from rich.console import Console
 from rich.table import Table
-from step import Setting, pictures, transferring
+from step import Setting, ask_for_setting, pictures, transferring
 from torch import Tensor
 
 from cgt.distributed import World
@@ -53,9 +53,9 @@ class CountingWorld(World):
 def measure(words: argparse.Namespace) -> dict[str, float]:
     """Seconds of a step (the least) and bytes of one, on this rank of a run."""
     torch.set_num_threads(1)
-    setting = Setting(32, words.ch, words.source_classes, words.classes, words.batch_size)
+    setting = Setting.said(words)
     trainer, _ = transferring(setting, world=CountingWorld)
-    batches = pictures(words.batch_size // trainer.world.size, 32, words.classes)
+    batches = pictures(setting.batch_size // trainer.world.size, setting.resolution, setting.classes)
     train_step(trainer, batches, 0)
     COUNTED.clear()
     times = []
@@ -76,10 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ch", type=int, default=16, help="channel multiplier of both networks, at 32 px")
-    parser.add_argument("--source-classes", type=int, default=80, help="N")
-    parser.add_argument("--classes", type=int, default=20, help="M")
-    parser.add_argument("--batch-size", type=int, default=48, help="of all processes")
+    ask_for_setting(parser)
+    parser.set_defaults(ch=16, batch_size=48)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
