@@ -13,7 +13,6 @@ from cgt.export.parity import Parity, difference, measure
 from cgt.files import sha256
 from cgt.models import folder as model_folder
 from cgt.models.biggan import Generator
-from cgt.models.folder import for_use
 
 OPTIONS = frozenset({"classes", "half"})
 KIND = model_folder.KIND
@@ -63,7 +62,7 @@ def _rounded(generator: Generator, dtype: torch.dtype) -> Generator:
     rounded = folded(generator)
     for parameter in rounded.parameters():
         parameter.copy_(parameter.to(dtype))
-    return for_use(rounded)
+    return model_folder.for_use(rounded)
 
 
 def _effect(parity: Parity) -> str:

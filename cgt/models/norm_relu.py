@@ -44,7 +44,6 @@ def norm_scale_shift_relu(
         sum_over_ranks: the batch is that of all ranks, however many samples each of them has: every rank must
             call this, and must call backward where any does. None: it is this rank's own.
     """
-
     activated: Tensor = _NormScaleShiftReLU.apply(  # type: ignore[no-untyped-call]
         x_NCHW, scale_NC11, shift_NC11, statistics, eps, sum_over_ranks
     )
@@ -56,9 +55,9 @@ def _of_all_ranks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The moments of the batch, in x's number type or in float32, which the running ones have followed."""
     mean_C, var_C, count = _moments(x_NCHW, sum_over_ranks)
-    running, momentum = statistics, statistics.momentum
-    running.mean.lerp_(mean_C.to(running.mean.dtype), momentum)
-    running.var.lerp_((var_C * count / (count - 1)).to(running.var.dtype), momentum)
+    mean, var, momentum = statistics.mean, statistics.var, statistics.momentum
+    mean.lerp_(mean_C.to(mean.dtype), momentum)
+    var.lerp_((var_C * count / (count - 1)).to(var.dtype), momentum)
     kept = torch.promote_types(x_NCHW.dtype, torch.float32)
     return mean_C.to(kept), var_C.to(kept), count
 

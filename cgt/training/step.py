@@ -180,9 +180,8 @@ def supervised_step(
     trainer: Trainer, method: SupervisedExtension[Any], x_uint8: Tensor, y: Tensor, step: int
 ) -> Losses:
     """One update of what a method trains by a loss of its own."""
-    all_draws = method.draws(trainer.config.batch_size, step)
+    all_draws = [trainer.world.to_device(draw) for draw in method.draws(trainer.config.batch_size, step)]
     draws = [trainer.world.share(draw) for draw in all_draws]
-    all_draws = [trainer.world.to_device(draw) for draw in all_draws]
     uniform = _augment_draws(trainer, "supervised", step, pictures=2)
     trainer.of_generator.hold(trainer.bank)
     sums: Terms = {}
