@@ -136,8 +136,9 @@ def test_an_interrupted_verb_says_so_in_one_line(verb: Verb, capsys: pytest.Capt
 
 def test_ctrl_c_ends_the_process_with_130_and_without_a_traceback() -> None:
     code = """
-import sys, time, types
+import signal, sys, time, types
 from cgt import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 module = types.ModuleType("cgt.cli.wait")
 def wait():
     print("waiting", flush=True)

@@ -138,6 +138,7 @@ from cgt.data.sources import Picture
 from tests.data.test_encode import load
 
 os.setpgrp()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 with Encoders(load, Recipe(labels={"cat": 0}, size=8), 2) as encoders:
     for number, _ in enumerate(encoders.outcomes([Picture(str(i), "cat", i) for i in range(2000)])):
         if number == 40:
