@@ -62,6 +62,8 @@ def distance_rows(
 ) -> Iterator[Tensor]:
     """|x - y|^2 of some rows of x with all of y, (B, M) float64, from the first rows to the last.
 
+    All blocks stand in the same memory: what is wanted of one must be taken before the next is asked for.
+
     Args:
         x_ND: samples.
         y_MD: samples.
@@ -69,12 +71,14 @@ def distance_rows(
         pairs_per_block: B x M at most, but for B = 1.
         on_pairs: told of every block.
     """
-    for rows_BD in x_ND.split(max(1, pairs_per_block // max(1, len(y_MD)))):
-        x_BD = rows_BD.double() - centre_D
-        distances_BM = torch.empty(len(x_BD), len(y_MD), dtype=torch.float64, device=x_ND.device)
-        columns = max(1, math.isqrt(pairs_per_block))
+    rows = min(len(x_ND), max(1, pairs_per_block // max(1, len(y_MD))))
+    columns = max(1, math.isqrt(pairs_per_block))
+    block_BM = torch.empty(rows, len(y_MD), dtype=torch.float64, device=x_ND.device)
+    for first in range(0, len(x_ND), max(1, rows)):
+        x_BD = x_ND[first : first + rows] - centre_D
+        distances_BM = block_BM[: len(x_BD)]
         for start in range(0, len(y_MD), columns):
-            y_CD = y_MD[start : start + columns].double() - centre_D
+            y_CD = y_MD[start : start + columns] - centre_D
             distances_BM[:, start : start + columns] = squared_distances(x_BD, y_CD)
         yield distances_BM
         on_pairs(distances_BM.numel())
