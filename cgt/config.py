@@ -185,7 +185,8 @@ def _layers(source: str, folder: Path | None, above: tuple[str, ...] = ()) -> di
 def _find(source: str, folder: Path | None, by: str | None) -> tuple[Traversable, str, Path | None]:
     """A config's file, its name in messages, and the folder its `base` is looked for in (None: no folder).
 
-    Shipped ones are looked for last, under the names that `shipped` gives.
+    Shipped ones are looked for last, under the names that `shipped` gives. There are many, so a message lists
+    those of the folder that was named.
     """
     if folder is not None:
         path = Path(os.path.normpath(folder / source))
@@ -199,9 +200,11 @@ def _find(source: str, folder: Path | None, by: str | None) -> tuple[Traversable
             return entry, name, None
     known = shipped()
     wanted = f", which {by} names as its base" if by else ""
+    beside = [one for one in known if one.split("/")[0] == name.split("/")[0]]
+    folders = sorted({f"{one.split('/')[0]}/*" for one in known})
     raise UserError(
         f"there is no config {source!r}{wanted}{did_you_mean(name, known)}: "
-        f"give a YAML file's path, or one of {', '.join(known)}."
+        f"give a YAML file's path, or one of {', '.join(beside or folders)}."
     )
 
 

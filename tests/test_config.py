@@ -314,9 +314,12 @@ def test_an_empty_file_is_a_config_without_keys(tmp_path: Path) -> None:
 
 
 def test_a_config_that_does_not_exist_brings_the_shipped_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "shipped", lambda: ["shapes/pretrain", "shapes/bsa"])
-    with pytest.raises(UserError, match=r"no config 'shapes/pretrian' \(did you mean 'shapes/pretrain'\?\)"):
+    monkeypatch.setattr(config, "shipped", lambda: ["digits/bsa", "shapes/bsa", "shapes/pretrain"])
+    near = r"'shapes/pretrian' \(did you mean 'shapes/pretrain'\?\)"
+    with pytest.raises(UserError, match=rf"no config {near}: .* one of shapes/bsa, shapes/pretrain\."):
         config.load(Run, "shapes/pretrian")
+    with pytest.raises(UserError, match=r"one of digits/\*, shapes/\*\."):
+        config.load(Run, "nowhere")
 
 
 @pytest.mark.parametrize("override", ["steps", "=5", ""])
