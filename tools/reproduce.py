@@ -29,7 +29,7 @@ from table_runs import Inputs, Work, devices
 from cgt.catalog import did_you_mean
 from cgt.cli.demo import GENERATED
 from cgt.cli.transfer import chosen
-from cgt.config import load, read
+from cgt.config import load, read, shipped
 from cgt.data.manifest import open_shards
 from cgt.errors import RunError, UserError
 from cgt.files import write_json
@@ -67,7 +67,7 @@ def reproduce(options: argparse.Namespace) -> int:
         features = features or str(options.out / "features")
         images = images or GENERATED
         overrides = [*SHAPES_OVERRIDES, *overrides]
-    check_configs(runs, overrides, pretrains=scale == "shapes" and not options.source)
+    check_configs(runs, overrides, scale, pretrains=scale == "shapes" and not options.source)
     settings = {"scale": scale, "features": features, "weights": options.weights, "images": images}
     settings |= {"set": options.set} | {f"inputs of {name}": vars(of) for name, of in inputs.items()}
     settings |= {} if inputs else {"source": options.source}
@@ -106,16 +106,23 @@ def table_file(table: str) -> Path:
     return Path(table)
 
 
-def check_configs(runs: Sequence[Run], overrides: Sequence[str], *, pretrains: bool) -> None:
+def check_configs(runs: Sequence[Run], overrides: Sequence[str], scale: Scale, *, pretrains: bool) -> None:
     """Read all configs once, so that a mistake in them ends the command before any work.
 
     Raises:
-        UserError: naming the config, what is wrong in it, and the override that set it; or an override of
-            what makes a table's runs comparable.
+        UserError: naming the config, what is wrong in it, and the override that set it; a config that is not
+            shipped, or of other pictures; or an override of what makes a table's runs comparable.
     """
     keys = [override.partition("=")[0] for override in overrides]
     if owned := [key for key in keys if key == "seed" or key.startswith(OWNED)]:
         raise UserError(f"--set {', '.join(owned)}: the table sets this itself, for each of its runs.")
+    known = [name for name in shipped() if scale == "paper" or name.startswith("shapes/")]
+    if foreign := {run.config for run in runs}.difference(known):
+        raise UserError(
+            f"{', '.join(sorted(foreign))}: at --scale {scale} the rows of a table name configs that `cgt` "
+            f"ships{' in shapes/' if scale == 'shapes' else ''}: train others by `cgt transfer`, or change "
+            "keys of all runs with --set."
+        )
     for config in dict.fromkeys(run.config for run in runs):
         chosen(read(TransferConfig, config, ["data=the new classes", *overrides]))
     if pretrains:

@@ -234,6 +234,22 @@ def test_a_mistyped_table_is_answered_by_the_tables_that_there_are(refused: Call
     assert "cifar100" not in message
 
 
+@pytest.mark.parametrize("config", ["digits/bsa", "{folder}/mine.yaml"])
+def test_a_row_of_other_pictures_or_of_ones_own_config_is_refused(
+    refused: Callable[..., str], tmp_path: Path, config: str
+) -> None:
+    config = config.format(folder=tmp_path)
+    (tmp_path / "mine.yaml").write_text("base: shapes/bsa\nsteps: 3\n", encoding="utf-8")
+    row = f"{{name: mine, config: {config}}}"
+    column = "{name: FID, score: fid}"
+    table = f"title: t\nconfigs: {{shapes: '{{}}'}}\ncolumns: [{column}]\nrows: [{row}]\n"
+    (tmp_path / "table.yaml").write_text(table, encoding="utf-8")
+    message = refused(str(tmp_path / "table.yaml"))
+    assert (
+        f"{config}: at --scale shapes the rows of a table name configs that `cgt` ships in shapes/" in message
+    )
+
+
 def test_a_mistake_in_a_setting_ends_the_command_before_any_work(refused: Callable[..., str]) -> None:
     assert "did you mean 'steps'" in refused("table2", "--set", "stesp=3")
 
