@@ -165,11 +165,13 @@ def by_dataset(values: Sequence[str], datasets: Sequence[str]) -> dict[str, str]
 
 
 def refuse_given(options: argparse.Namespace) -> None:
-    """Refuse what the scale `shapes` would not use.
+    """Refuse what the scale `shapes` would not use, and a source that is no model.
 
     Raises:
         UserError: naming it.
     """
+    for source in options.source:
+        find_model(source)
     if given := [f"--{key}" for key in ("data", "reference", "choice", "weights") if getattr(options, key)]:
         raise UserError(f"{', '.join(given)}: shapes are drawn; give your own pictures with --scale paper.")
 

@@ -234,6 +234,10 @@ def test_a_mistyped_table_is_answered_by_the_tables_that_there_are(refused: Call
     assert "cifar100" not in message
 
 
+def test_a_source_that_is_not_there_ends_the_command_before_any_work(refused: Callable[..., str]) -> None:
+    assert "there is no model at nowhere" in refused("table2", "--source", "nowhere")
+
+
 @pytest.mark.parametrize("config", ["digits/bsa", "{folder}/mine.yaml"])
 def test_a_row_of_other_pictures_or_of_ones_own_config_is_refused(
     refused: Callable[..., str], tmp_path: Path, config: str
@@ -264,7 +268,9 @@ def test_what_a_table_sets_itself_can_not_be_set(refused: Callable[..., str], se
 def test_options_that_pretraining_lacks_do_where_nothing_is_pretrained(quick: Quick) -> None:
     ours = TWO_ROWS.replace("config: bsa,", "config: cgantransfer,")
     assert quick(ours, "--set", "method.lambda_r=0.1") == 2
-    assert quick(ours, "--set", "method.lambda_r=0.1", "--source", str(quick.folder)) == 0
+    (source := quick.folder / "source").mkdir()
+    (source / "config.json").touch()  # what tells a model's folder
+    assert quick(ours, "--set", "method.lambda_r=0.1", "--source", str(source)) == 0
 
 
 def test_shards_and_a_source_that_are_not_there_are_told_before_any_work(
