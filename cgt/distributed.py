@@ -40,6 +40,7 @@ class World:
         self.group: torch.distributed.ProcessGroup | None = None
         limit = datetime.timedelta(seconds=timeout)
         self._state = PartialState(cpu=cpu or _cpu_wanted(), timeout=limit)
+        assert not cpu or self.device.type == "cpu", "the first World of a process decides on its device"
         if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != self.size:
             raise UserError(
                 f"the launcher started {launched} processes, and each would train alone (`accelerate launch "

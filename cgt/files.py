@@ -216,22 +216,25 @@ def refuse_existing(
     Args:
         path: the output.
         overwrite: whether the user allows replacing it.
-        kind: what is written, where that is a folder: only such folders are replaced. None for a file, or
-            where the caller looks what a folder holds.
+        kind: what is written, where that is a folder: only such folders are replaced. None for a file, which
+            replaces files alone.
         inputs: what the command reads. An output that is one of them, holds one or lies in one is not
             replaced. URLs and names are no paths, and do no harm here.
         option: what the caller calls `overwrite`, for messages.
 
     Raises:
-        UserError: `path` is not an empty folder and can't be replaced, or the current folder is in it.
+        UserError: `path` can't be replaced (an empty folder can, by one), or the current folder is in it.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (kind and path.is_dir() and not any(path.iterdir())):
         return
-    if not overwrite:
+    file_for_folder = kind is None and path.is_dir()
+    if not overwrite and not file_for_folder:
         raise UserError(f"{path} exists already: name another output, or add {option} to replace it.")
     if Path.cwd().is_relative_to(path.resolve()):
         raise UserError(f"{path} can't be replaced while the command runs in it: name a folder of its own.")
     refuse_inputs(path, inputs)
+    if file_for_folder:
+        raise UserError(f"{path} is a folder, and what is to be written is a file: name a file.")
     if kind and (misfit := kind.misfit(path)):
         raise UserError(
             f"{path} {misfit}, so {option} does not replace it: name another output, or remove it yourself."

@@ -267,11 +267,24 @@ def test_a_source_that_can_t_be_read_is_not_blamed_on_the_target(tmp_path: Path)
 def test_an_output_that_exists_is_refused_without_overwrite(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     files.refuse_existing(tmp_path / "absent", overwrite=False)
-    files.refuse_existing(tmp_path / "out", overwrite=False)
-    (tmp_path / "out" / "picture.png").touch()
-    files.refuse_existing(tmp_path / "out" / "picture.png", overwrite=True)
+    files.refuse_existing(tmp_path / "out", overwrite=False, kind=KIND)
+    picture = tmp_path / "out" / "picture.png"
+    picture.touch()
+    files.refuse_existing(picture, overwrite=True)
     with pytest.raises(UserError, match="exists already.*--overwrite"):
-        files.refuse_existing(tmp_path / "out", overwrite=False)
+        files.refuse_existing(picture, overwrite=False)
+    with pytest.raises(UserError, match="exists already.*--overwrite"):
+        files.refuse_existing(tmp_path / "out", overwrite=False, kind=KIND)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("content", [[], ["notes.txt"]])
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path, content: list[str], overwrite: bool) -> None:
+    (tmp_path / "out").mkdir()
+    for name in content:
+        (tmp_path / "out" / name).touch()
+    with pytest.raises(UserError, match="out is a folder, and what is to be written is a file: name a file"):
+        files.refuse_existing(tmp_path / "out", overwrite=overwrite)
 
 
 KIND = files.FolderKind("a set of pictures", ("index.json",), ("*/[0-9]*.png",))

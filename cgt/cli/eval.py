@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cgt.distributed import World
-    from cgt.metrics.suite import Evaluator
+    from cgt.metrics.suite import Evaluator, PictureSet
 MANY_PAIRS = 10**8
 """Pairs of pictures whose comparing takes seconds, so that it is shown."""
 METRIC_NAMES = ", ".join(catalog.names("cgt.metrics"))
@@ -138,6 +138,7 @@ def evaluate(
     from cgt.metrics.settings import EvalConfig, directions
     from cgt.metrics.statistics import open_reference, save_statistics
     from cgt.metrics.suite import Evaluator
+    from cgt.progress import stderr_console
 
     if model is None:
         _require_statistics_alone(save_stats, metrics=metrics, images=images, seed=seed, json=json)
@@ -173,7 +174,8 @@ def evaluate(
         if measured is not None:
             measured.check(evaluator)
     world.agree({"model": measured.digest if measured else "", "data": evaluator.digest})
-    with _measuring(world, evaluator) as on_batch:
+    pictures = measured.pictures if measured else None
+    with _measuring(world, evaluator, pictures) as on_batch:
         if save_stats is not None:
             statistics = evaluator.statistics(on_batch)
             if world.is_main:
@@ -182,7 +184,7 @@ def evaluate(
     if not world.is_main:
         return
     if save_stats is not None:
-        Console(stderr=True).print(f"statistics of {evaluator.real_images:,} pictures: {save_stats}")
+        stderr_console().print(f"statistics of {evaluator.real_images:,} pictures: {save_stats}")
     if measured is None:
         return
     result = {
@@ -195,9 +197,9 @@ def evaluate(
         "metrics": scores,
         "better": dict(better),
     }
-    Console(stderr=to_stdout).print(_table(result))
     if json is not None:
         put_json(json, result)
+    Console(stderr=to_stdout).print(_table(result))
 
 
 def _require_statistics_alone(save_stats: Path | None, **of_measuring: object) -> None:
@@ -218,9 +220,11 @@ def _require_statistics_alone(save_stats: Path | None, **of_measuring: object) -
 
 
 @contextmanager
-def _measuring(world: "World", evaluator: "Evaluator") -> Iterator[Callable[[], None]]:
+def _measuring(
+    world: "World", evaluator: "Evaluator", pictures: "PictureSet | None"
+) -> Iterator[Callable[[], None]]:
     """A block in which the ranks are watched over and rank 0 shows how far it is; yields what to call after
-    each batch.
+    each batch, of `pictures` or of what a generator makes.
     """
     import contextlib
     import itertools
@@ -229,7 +233,7 @@ def _measuring(world: "World", evaluator: "Evaluator") -> Iterator[Callable[[], 
     from cgt.training.watchdog import Watch
 
     at_once = evaluator.batch_size * world.size
-    steps = -(-evaluator.batches // world.size)
+    steps = -(-evaluator.batches(pictures) // world.size)
     done = itertools.count(1)
     with Watch(world.aside(), unit="batch") as watch, contextlib.ExitStack() as shown:
         bar: StepsProgress | None = None

@@ -36,6 +36,11 @@ class Measured:
     digest: str
     """SHA-256 of a generator's file, or over the pictures."""
 
+    @property
+    def pictures(self) -> "PictureSet | None":
+        """What is measured, where that is pictures."""
+        return None if isinstance(self.it, Generator) else self.it
+
     def classes(self, choice: str) -> tuple[str, ...] | None:
         """The classes that a person asked for; None for pictures without classes, and no choice.
 

@@ -69,11 +69,13 @@ def sample(
         int, typer.Option(min=1, help="Pictures made at once. They are the same ones for any number.")
     ] = 64,
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Threads that encode and write meanwhile.", show_default="one per core, at most 8"
+            min=1,
+            help="Threads that encode and write single pictures meanwhile.",
+            show_default="one per core, at most 8",
         ),
-    ] = THREADS,
+    ] = None,
     overwrite: OVERWRITE = False,
 ) -> None:
     """Draw pictures of a model's classes: a grid, a film, single files, or a shard folder.
@@ -112,6 +114,7 @@ def sample(
         shards=shards,
         truncation=truncation,
         jpeg_quality=jpeg_quality,
+        workers=workers,
     )
     folder = find_model(model)
     if shards:
@@ -128,16 +131,22 @@ def sample(
     elif suffix == ".png":
         write_grid(out, order)
     elif shards:
-        write_shards(out, order, jpeg_quality, workers, overwrite=overwrite)
+        write_shards(out, order, jpeg_quality, workers or THREADS, overwrite=overwrite)
     else:
-        write_folder(out, order, jpeg_quality, workers)
+        write_folder(out, order, jpeg_quality, workers or THREADS)
     ways = len(mixes) if len(mixes) > 1 else LATENTS_OF_ONE
     shown = counted(frames * ways, "frame") if film else counted(len(mixes) * per_class, "picture")
     typer.echo(f"{shown} of {counted(len(mixes), 'class')}: {out}", err=True)
 
 
 def _check(
-    out: Path, *, as_file: bool, shards: bool, truncation: float | None, jpeg_quality: int | None
+    out: Path,
+    *,
+    as_file: bool,
+    shards: bool,
+    truncation: float | None,
+    jpeg_quality: int | None,
+    workers: int | None,
 ) -> None:
     """Refuse options that contradict each other.
 
@@ -151,10 +160,11 @@ def _check(
         )
     if shards and as_file:
         raise UserError(f"--out {out}: --shards writes a folder: name one, or leave --shards out.")
-    if jpeg_quality is not None and as_file:
-        raise UserError(
-            f"--jpeg-quality is for single pictures, and --out {out} is one file: name a folder, or leave "
-            "it out."
-        )
+    for option, value in (("--jpeg-quality", jpeg_quality), ("--workers", workers)):
+        if value is not None and as_file:
+            raise UserError(
+                f"{option} is for single pictures, and --out {out} is one file: name a folder, or leave it "
+                "out."
+            )
     if truncation is not None and not math.isfinite(truncation):
         raise UserError(f"--truncation {truncation}: give a number above 0, such as 0.5.")

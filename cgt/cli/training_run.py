@@ -80,6 +80,7 @@ def task_of(
         source=source,
         pictures=lambda: pictures.once(PICTURES_AT_ONCE),
         extractor=lambda name: load_extractor(name, device=device),
+        device=str(device),
     )
 
 

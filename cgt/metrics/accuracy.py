@@ -15,9 +15,14 @@ from cgt.metrics.features.base import FeatureExtractor, Features
 SCORES: Scores = {"accuracy": "higher"}
 
 
+def right(logits_NK: Tensor, y_N: Tensor) -> Tensor:
+    """Of each row whether its largest logit is that of class y (int64 in [0, K)), bool (N,)."""
+    return logits_NK.argmax(1) == y_N
+
+
 def accuracy(logits_NK: Tensor, y_N: Tensor) -> float:
-    """Share in [0, 1] of rows whose largest logit is that of class y (int64 in [0, K))."""
-    return float((logits_NK.argmax(1) == y_N).double().mean())
+    """Share in [0, 1] of rows that are `right`."""
+    return float(right(logits_NK, y_N).double().mean())
 
 
 class Accuracy(FeatureMetric):
@@ -45,7 +50,7 @@ class Accuracy(FeatureMetric):
         """Count the generated pictures that are named rightly; real ones play no part."""
         if not real:
             assert features.logits_NK is not None, "build has refused such an extractor"
-            self.correct += (features.logits_NK.argmax(1) == self.classifier_index[y_N]).sum()
+            self.correct += right(features.logits_NK, self.classifier_index[y_N]).sum()
             self.total += len(y_N)
             self.broken += (~torch.isfinite(features.logits_NK)).any(1).sum()
 

@@ -21,6 +21,9 @@ from cgt.metrics.pairs import ROWS, mean
 
 STRIPS = 8
 """Of a symmetric matrix of which only the upper triangle is computed."""
+NOISE = 16 * torch.finfo(torch.float64).eps
+"""Eigenvalues below this part of the largest are taken for 0: rounding alone makes up to a quarter of it, and
+the roots of a thousand such would count."""
 
 
 @dataclass(frozen=True)
@@ -133,4 +136,4 @@ def _trace_of_root(a: Gaussian, b: Gaussian) -> Tensor:
     assert b.covariance_DD is not None, "the one with a factor has been put first"
     factor = a.factor()
     eigenvalues: Tensor = torch.linalg.eigvalsh(factor @ b.covariance_DD @ factor.T)
-    return eigenvalues.clamp_min(0).sqrt().sum()
+    return eigenvalues[eigenvalues > NOISE * eigenvalues[-1]].sqrt().sum()

@@ -55,18 +55,20 @@ def nearest_neighbours(
     if len(others) < (2 if among_MD is None else 1):
         raise UserError("there are no pictures to look for the nearest in: give more.")
     require_finite(others, x_ND)
-    index, squared, first = [], [], 0
+    index, distance, first = [], [], 0
     blocks = distance_rows(x_ND, others, mean(others), pairs_per_block=pairs_per_block, on_pairs=on_pairs)
     for d2_BM in blocks:
         if among_MD is None:
             d2_BM.diagonal(first).fill_(torch.inf)
-        nearest = d2_BM.min(1)
-        index.append(nearest.indices)
-        squared.append(nearest.values)
+        index_B = d2_BM.argmin(1)
+        index.append(index_B)
+        # By itself, for that of equal samples is exactly 0, and by the product it is but small.
+        x_BD = x_ND[first : first + len(d2_BM)].double()
+        distance.append((x_BD - others[index_B]).norm(dim=1))
         first += len(d2_BM)
     if not index:
         return Neighbours(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
-    return Neighbours(torch.cat(index), torch.cat(squared).sqrt())
+    return Neighbours(torch.cat(index), torch.cat(distance))
 
 
 def memorisation(

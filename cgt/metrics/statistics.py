@@ -101,7 +101,7 @@ def load_statistics(path: Path) -> Statistics:
         raise UserError(f"there is no file {path} with statistics: `cgt eval --save-stats` writes one.")
     try:
         mean, covariance, about = (_published if path.suffix == ".npz" else _own)(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (SafetensorError, OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} holds no statistics ({str(error) or type(error).__name__}): give what `cgt eval "
             "--save-stats` wrote, or an .npz with mu and sigma."
@@ -134,6 +134,8 @@ def _own(path: Path) -> tuple[Tensor, Tensor, About]:
 
 
 def _published(path: Path) -> tuple[Tensor, Tensor, None]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no .npz")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return torch.from_numpy(arrays["mu"]), torch.from_numpy(arrays["sigma"]), None

@@ -4,10 +4,9 @@ Shapes: N pictures, Z latent size, R resolution, D features.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-import PIL
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from cgt import catalog, images
 from cgt.data.selection import class_names
 from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, Features
+from cgt.metrics.rounding import arithmetic, without_tf32
 from cgt.metrics.settings import PACKAGE
 from cgt.models.sampling import latent_range
 
@@ -165,11 +165,15 @@ class Evaluator:
         counts = dict(zip(self._pictures.classes, self._pictures.counts, strict=True))
         return sum(counts[name] for name in self.classes)
 
-    @property
-    def batches(self) -> int:
-        """Batches of the next measurement in one process: of real pictures until their features are known."""
+    def batches(self, measured: PictureSet | None = None) -> int:
+        """Batches of the next measurement in one process: of real pictures until their features are known.
+
+        Args:
+            measured: pictures that are measured; None for a generator.
+        """
         real = 0 if self._real is not None or self._pictures is None else len(self._pictures)
-        return -(-real // self.batch_size) + -(-self.images // self.batch_size)
+        other = self.images if measured is None else len(measured)
+        return -(-real // self.batch_size) + -(-other // self.batch_size)
 
     @torch.no_grad()
     def __call__(self, sampler: Sampler, on_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -237,7 +241,7 @@ class Evaluator:
 
         if self._pictures is None or self.real_images is None:
             raise UserError("statistics are made of pictures, and the data is statistics already.")
-        with self.together():
+        with self.together(), self._enough_memory():
             real = self._real_features(on_batch)
         metric = FrechetDistance(self.extractor.dim).to(self.extractor.device)
         metric.update(*real, real=True)
@@ -256,14 +260,8 @@ class Evaluator:
     def _scores(
         self, fake: Callable[[], tuple[Features, Tensor]], on_batch: Callable[[], None]
     ) -> dict[str, float]:
-        with self.together():
-            try:
-                real, made = self._real_features(on_batch), fake()
-            except torch.OutOfMemoryError as error:
-                raise RunError(
-                    f"there is no memory on {self.extractor.device} to measure {self.batch_size} pictures at "
-                    "once: lower the batch_size of eval."
-                ) from error
+        with self.together(), self._enough_memory():
+            real, made = self._real_features(on_batch), fake()
         scores: dict[str, float] = {}
         counts = len(real[1]) * self.world, len(made[1]) * self.world  # nearly: it is for a bar
         total, done = sum(metric.pairs(*counts) for metric in self._metrics.values()), 0
@@ -281,6 +279,16 @@ class Evaluator:
             scores |= metric.compute()
             metric.reset()
         return scores
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"there is no memory on {self.extractor.device} to measure {self.batch_size} pictures at "
+                "once: lower the batch_size of eval."
+            ) from error
 
     def _check(self, what: str, classes: Sequence[str], resolution: int, does: str) -> None:
         _require(f"{what} has no", self.classes, classes)
@@ -311,7 +319,7 @@ class Evaluator:
             "features": self.extractor.protocol,
             "batch_size": self.batch_size,
             "place": (self.rank, self.world),
-            "machine": _arithmetic(self.extractor.device),
+            "machine": arithmetic(self.extractor.device),
         }
 
     def _real_features(self, on_batch: Callable[[], None]) -> tuple[Features, Tensor]:
@@ -361,27 +369,21 @@ class Evaluator:
         return self._joined(parts)
 
     def _features(self, x_N3RR: Tensor) -> Features:
-        features: Features = self.extractor(x_N3RR.to(self.extractor.device))
+        with without_tf32():
+            features: Features = self.extractor(x_N3RR.to(self.extractor.device))
         return features
 
     def _joined(self, parts: Sequence[tuple[Features, Tensor]]) -> tuple[Features, Tensor]:
         if not parts:  # a rank without a picture still has to say how wide its features are
             side = self.resolution or self.extractor.resolution or 1
-            none = torch.zeros(0, 3, side, side, dtype=torch.uint8)
-            parts = [(self._features(none), torch.zeros(0, dtype=torch.long))]
+            blank = self._features(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+            logits_0K = None if blank.logits_NK is None else blank.logits_NK[:0]
+            parts = [(Features(blank.pooled_ND[:0], logits_0K), torch.zeros(0, dtype=torch.long))]
         features = [part for part, _ in parts]
         logits = [part.logits_NK for part in features if part.logits_NK is not None]
         pooled_ND = torch.cat([part.pooled_ND for part in features])
         y_N = torch.cat([y_N for _, y_N in parts]).to(self.extractor.device)
         return Features(pooled_ND, torch.cat(logits) if logits else None), y_N
-
-
-def _arithmetic(device: torch.device) -> tuple[object, ...]:
-    """What decides how this process rounds, and decodes pictures."""
-    if device.type == "cuda":
-        return torch.__version__, PIL.__version__, torch.version.cuda, torch.cuda.get_device_name(device)
-    cpu = torch.backends.cpu.get_cpu_capability()
-    return torch.__version__, PIL.__version__, device.type, cpu, torch.get_num_threads()
 
 
 def _require(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:

@@ -36,12 +36,14 @@ def frames_of(
         steps: frames on each way.
         count: K; a grid as square as can be.
         seed: of the latents.
-        truncation: cut them off at plus and minus this; None for not at all.
+        truncation: cut them off at plus and minus this, None for not at all; of a levelled generator see
+            `latent_range`.
         moving: whether every stop has latents of its own, with great arcs between them; else a picture keeps
             its latent through the film.
         batch_size: pictures at once.
 
     Raises:
+        UserError: a truncation that a levelled generator has no statistics for.
         RunError: the generator makes values that are not finite.
     """
     z_SKZ = [

@@ -138,15 +138,17 @@ def read_record(folder: Path) -> ModelRecord:
             f"{path} is not valid JSON ({error}): take an unbroken copy of the model folder."
         ) from error
     known = ModelRecord.model_fields.keys()
-    if not isinstance(values, dict) or values.keys() | OPTIONAL != known:
-        raise UserError(
-            f"{path} is not the config of a cgt model: it must have the keys "
-            f"{', '.join(sorted(known - OPTIONAL))}."
-        )
-    if values["format_version"] != FORMAT_VERSION:
+    keys = set(values) if isinstance(values, dict) else set()
+    # First: another version may well have other keys.
+    if {"format_version", "architecture"} <= keys and values["format_version"] != FORMAT_VERSION:
         raise UserError(
             f"{folder} has format version {values['format_version']!r}, and this cgt reads version "
             f"{FORMAT_VERSION}: use the cgt that wrote it."
+        )
+    if keys | OPTIONAL != known:
+        raise UserError(
+            f"{path} is not the config of a cgt model: it must have the keys "
+            f"{', '.join(sorted(known - OPTIONAL))}."
         )
     if values["architecture"] != ARCHITECTURE:
         raise UserError(

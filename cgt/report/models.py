@@ -191,6 +191,7 @@ def _shard_folders(runs: Sequence[ReadRun]) -> list[Path]:
     for run in runs:
         training.append(run.located((run.config.get("data") or {}).get("shards")))
         if run.source is not None:
-            sources.append(run.located(read_record(run.source).provenance.get("data")))
+            with contextlib.suppress(UserError):  # damaged since
+                sources.append(run.located(read_record(run.source).provenance.get("data")))
         measuring.append(run.located((run.config.get("eval") or {}).get("data")))
     return list(dict.fromkeys(place for place in (*training, *sources, *measuring) if place is not None))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from cgt.data import DataConfig, Pictures, open_pictures
@@ -15,6 +16,7 @@ from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, load_extractor
 from cgt.metrics.features.weights import DOWNLOAD
 from cgt.metrics.memorisation import nearest_neighbours
+from cgt.metrics.rounding import without_tf32
 from cgt.report.blocks import Heading, Section, Sheet, Sheets, Strip, Words
 from cgt.report.models import Shown, drawn
 
@@ -74,7 +76,8 @@ def _sheets(one: Shown, number: int, x_P3RR: Tensor, extractor: FeatureExtractor
 
 
 def _features(extractor: FeatureExtractor, x_N3RR: Tensor) -> Tensor:
-    parts = [extractor(part.to(extractor.device)).pooled_ND for part in x_N3RR.split(AT_ONCE)]
+    with without_tf32():
+        parts = [extractor(part.to(extractor.device)).pooled_ND for part in x_N3RR.split(AT_ONCE)]
     return torch.cat(parts)
 
 
@@ -82,7 +85,7 @@ def _training_pictures(one: Shown) -> Tensor:
     """uint8 (P, 3, R, R).
 
     Raises:
-        UserError: they are not there, or can't be read.
+        UserError: they are not there any more, others are, or they can't be read.
     """
     options: dict[str, Any] = dict(one.run.config.get("data") or {})
     place = one.run.located(options.get("shards"))
@@ -90,7 +93,15 @@ def _training_pictures(one: Shown) -> Tensor:
         raise UserError(f"the training pictures, {options.get('shards')}, are not there any more.")
     known = DataConfig.model_fields
     config = {key: value for key, value in options.items() if key in known}
-    pictures = open_pictures(DataConfig.model_validate(config | {"shards": str(place), "workers": 0}))
+    try:
+        data = DataConfig.model_validate(config | {"shards": str(place), "workers": 0})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = ".".join(map(str, ("data", *wrong["loc"])))
+        raise UserError(f"{key} of the run's config.yaml is not to be read: {wrong['msg']}.") from None
+    pictures = open_pictures(data)
+    if pictures.digest != one.run.provenance.get("data_sha256", pictures.digest):
+        raise UserError(f"{place} holds other pictures now than the run was trained on.")
     return spread(pictures, TRAINING)
 
 

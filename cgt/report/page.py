@@ -20,7 +20,7 @@ from cgt.report.figures import (
 from cgt.wording import counted
 
 LARGEST = 5_000_000
-"""Bytes of a page at most."""
+"""Bytes of a page, as far as smaller pictures can help."""
 SIDES = (128, 96, 64, 48, 32, 16)
 """Pixels of a picture on the page at most: the first with which the page is small enough."""
 INDEX = "figures.json"

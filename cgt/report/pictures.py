@@ -61,8 +61,8 @@ def identity(shown: Sequence[Shown]) -> Section:
         return section
     section.blocks.append(
         Table(
-            "Every tensor of the source's generator, and two pictures of each of its classes (of 100 classes "
-            "at most), compared bit by bit.",
+            "Every tensor of the source's generator, and two pictures of each of its classes (of "
+            f"{CHECKED} classes at most), compared bit by bit.",
             ["run", "tensors", "pictures", "result"],
             rows,
         )
@@ -80,8 +80,8 @@ def interpolation(shown: Sequence[Shown]) -> Section:
     section.blocks.append(
         Words(
             "Scales and shifts of two classes, mixed in equal steps: left the old class that the new one is "
-            "nearest to (by its similarity scores, where the method has them; else by its tables), right the "
-            "new one."
+            "nearest to (by its similarity scores or, where the method has none, by its tables; MineGAN has "
+            "neither, and the first old class stands there), right the new one."
         )
     )
     for number, one in enumerate(extended):

@@ -229,7 +229,10 @@ def _heat_map(
     for i, of_class in enumerate(new):
         y = int(scale_NM[:, i].abs().argmax())
         parts.append(f"{of_class} from {old[y]} ({scale_NM[y, i]:.2f})")
-    alt = f"Heat map of the similarity scores, {title}. The strongest for the scale: {'; '.join(parts)}."
+    alt = (
+        f"Heat map of the similarity scores, {title}. The strongest of those shown, for the scale: "
+        f"{'; '.join(parts)}."
+    )
     return Plot(name, title, alt, draw, height=1.5 + 0.14 * len(old))
 
 

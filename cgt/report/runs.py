@@ -49,7 +49,8 @@ class ReadRun:
     @property
     def config_name(self) -> str | None:
         """The shipped config that it was started with, if it was one."""
-        words = [self.provenance.get("config"), *(self.provenance.get("command") or [])]
+        said = "config" in self.provenance  # runs of earlier versions have the command alone
+        words = [self.provenance["config"]] if said else self.provenance.get("command") or []
         known = shipped()
         return next((str(word) for word in words if word in known), None)
 
@@ -65,11 +66,6 @@ class ReadRun:
         with contextlib.suppress(UserError):
             return read_record(self.checkpoint / "model") if self.checkpoint else None
         return None
-
-    @property
-    def model_step(self) -> int | None:
-        """The updates after which the checkpoint was written."""
-        return int(self.checkpoint.name) if self.checkpoint and self.checkpoint.name.isdigit() else None
 
     @property
     def best_metric(self) -> str | None:

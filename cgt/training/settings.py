@@ -130,12 +130,21 @@ class TransferConfig(RunConfig, Generic[M]):
                 f"strategy: the method {self.method.name} trains too little to divide among processes: set "
                 "strategy=ddp."
             )
-        wanted = {"augment.target": self.augment.target, "optim.lecam": self.optim.lecam or None}
+        if self.gradient_checkpointing:
+            raise UserError(
+                f"gradient_checkpointing: the method {self.method.name} trains neither of the networks that "
+                "it is of, and it would change nothing: leave it out."
+            )
+        wanted = {
+            "augment.target": self.augment.target,
+            "optim.lecam": self.optim.lecam or None,
+            "optim.mode_seeking": self.optim.mode_seeking or None,
+        }
         keys = " and ".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
         if keys:
             raise UserError(
-                f"{keys}: this goes by what a discriminator says, and the method {self.method.name} trains "
-                "none: leave it out."
+                f"{keys}: this is of training against a discriminator, and the method {self.method.name} "
+                "trains without: leave it out."
             )
 
     @staticmethod

@@ -30,8 +30,8 @@ PICTURES = "samples"
 """What trackers call the grids."""
 EXTRAS = ("tensorboard", "wandb", "mlflow")
 """Trackers that cgt has an extra of the same name for; of others, the package has the tracker's name."""
-FORGETFUL = ("trackio",)
-"""Trackers that drop the config when a run goes on."""
+FORGETFUL = ("trackio", "clearml", "comet_ml")
+"""Trackers that drop the config when a run goes on, or begin another one then."""
 
 
 class TrackerConfig(Section):
@@ -41,7 +41,8 @@ class TrackerConfig(Section):
     """As accelerate calls it: tensorboard, wandb, mlflow, aim, clearml, comet_ml, dvclive, swanlab or
     trackio."""
     project: str = Field("cgt", min_length=1)
-    """What runs are gathered under: a wandb project, an MLflow experiment. The run has its folder's name."""
+    """What runs are gathered under: a wandb project, an MLflow experiment. (tensorboard, aim and dvclive keep
+    files in the run's folder, and have no projects.) The run has its folder's name, but for comet_ml."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What accelerate's class of this tracker takes beside: `entity: me` for wandb, for example."""
 
@@ -199,7 +200,8 @@ def start_trackers(
 def _place(kind: type[Any], config: TrackerConfig, run: Path) -> tuple[str, ...]:
     """What accelerate's classes take by position: what the runs are gathered under, or a folder's name."""
     if kind.requires_logging_directory:
-        return config.name, str(run / FOLDER)
+        name = run.absolute().name if config.name == "aim" else config.name
+        return name, str(run / FOLDER)
     return (config.project,)
 
 
@@ -214,6 +216,8 @@ def _named(config: TrackerConfig, run: Path, before: TrackerState | None) -> dic
             return {"run_name": name, "run_id": identity, **_mlflow_store(run)}
         case "aim":
             return {"run_hash": identity}
+        case "clearml":
+            return {"task_name": name}
         case "dvclive":
             return {"dir": str(folder), "resume": before is not None, "dvcyaml": str(folder / "dvc.yaml")}
         case "trackio":

@@ -139,8 +139,9 @@ def trainer_of(
         feedback=Feedback(config.augment, optim.lecam, config.batch_size, world.device),
     )
     if config.compile:
-        generator.compile()
-        discriminator.compile()
+        # A batch has one size in each use; a size that varies would keep CUDA graphs away.
+        generator.compile(dynamic=False)
+        discriminator.compile(dynamic=False)
     return trainer
 
 

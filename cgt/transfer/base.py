@@ -51,6 +51,10 @@ class Perception(Protocol):
     def classifier(self) -> Classifier | None:
         """Of pictures in [-1, 1], where it is one of those that `cgt features train` makes."""
 
+    @property
+    def has_maps(self) -> bool:
+        """Whether it has `maps`."""
+
     def maps(self, x_N3HW: Tensor, /) -> Iterator[Tensor]:
         """What it makes of pictures in [-1, 1], stage by stage, with gradient to them."""
 
@@ -69,6 +73,9 @@ class Task:
     """Every real picture once: batches of x uint8 (n, 3, R, R) and y int64 (n,)."""
     extractor: Callable[[str], Perception] | None = None
     """The feature extractor of that name, or in that folder."""
+    device: str = "cpu"
+    """Where the run computes, and what takes long before its first step is to be computed, too; networks are
+    made on the CPU."""
 
     def fresh_generator(self) -> Generator:
         """A generator of these classes with seeded random weights."""

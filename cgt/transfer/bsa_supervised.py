@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cgt import rng
+from cgt.errors import UserError
 from cgt.images import to_float
 from cgt.models.biggan import Generator
 from cgt.models.norm import Bank, ClassBank
@@ -65,7 +66,7 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
     """Reconstruction of the training pictures, which are all held in memory.
 
     Raises:
-        UserError: the named network is not there, or for pictures of another size.
+        UserError: the named network is not there, has no maps, or is for pictures of another size.
     """
 
     Config = BSASupervisedConfig
@@ -132,7 +133,13 @@ class BSASupervised(SupervisedExtension[BSASupervisedConfig]):
         if self.config.features is None:
             discriminator = copy.deepcopy(self.task.given_source.discriminator).eval().requires_grad_(False)
             return lambda x: discriminator.to(x.device).maps(x)
-        return self.task.perception("features", self.config.features).maps
+        extractor = self.task.perception("features", self.config.features)
+        if not extractor.has_maps:
+            raise UserError(
+                f"method.features {self.config.features} makes one vector of a picture, and pictures are "
+                "compared by maps here: take inception-tf, or what `cgt features train` made."
+            )
+        return extractor.maps
 
 
 def earth_mover(z_NZ: Tensor, samples_SZ: Tensor) -> Tensor:

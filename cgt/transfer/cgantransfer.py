@@ -22,6 +22,7 @@ Shapes: L sites (the first layer, where it is one, is the last), N source classe
 chunk.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Literal, cast
 
@@ -36,7 +37,7 @@ from cgt.models.discriminator import Discriminator
 from cgt.models.layers import draw_weight
 from cgt.models.norm import Bank
 from cgt.transfer.extension import StagedConfig, StagedExtension
-from cgt.transfer.nearest import nearest_classes
+from cgt.transfer.nearest import class_distances
 from cgt.transfer.propagation import PropagatedBank, PropagatedEmbedding
 from cgt.transfer.starting import source_tables
 
@@ -108,7 +109,8 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
                 "start from: set it to fresh."
             )
         known = self.task.given_source.generator.classes
-        nearest_M = nearest_classes(self.task, among=[known.index(name) for name in of_source.classes])
+        places = [known.index(name) for name in of_source.classes]
+        nearest_M = self._distances[:, places].argmin(1)
         source_NC = of_source.embedding.normalised_weight()
         if start == "nearest":
             embedding.weight.copy_(source_NC[nearest_M])
@@ -156,6 +158,11 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
             terms["score_l1"] = self.config.lambda_s * bank.score_norm(self.config.reduction)
         return terms
 
+    @functools.cached_property
+    def _distances(self) -> Tensor:
+        """`class_distances` (M, N), which G and D may both start from."""
+        return class_distances(self.task)
+
     def _start(self, generator: Generator) -> Tensor:
         """The scores at the start, (L, 2, N, M); random ones are drawn from torch's global generator."""
         n_source, n_new = len(generator.classes), len(self.task.classes)
@@ -165,9 +172,9 @@ class CGANTransfer(StagedExtension[CGANTransferConfig]):
         if start == "official":
             start = generator.config.init
         if start == "nearest":
-            scores_L2NM[:, :, nearest_classes(self.task), torch.arange(n_new)] = 1
+            scores_L2NM[:, :, self._distances.argmin(1), torch.arange(n_new)] = 1
         if start == "nearest-soft":
-            scores_L2NM += _near_and_far(nearest_classes(self.task), n_source)
+            scores_L2NM += _near_and_far(self._distances.argmin(1), n_source)
         if start == "uniform":
             scores_L2NM += 1 / n_source
         if start in ("orthogonal", "normal"):

@@ -8,6 +8,7 @@ classes. The sampling is slow: every picture takes `iterations` passes forward a
 Shapes: n of a micro-batch, Z latent size.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -111,13 +112,15 @@ class PPGN(SupervisedExtension[PPGNConfig]):
         So it trains alike on any number of processes, and its average is a classifier as good as itself.
         """
         assert self.task.pictures is not None
-        classifier.train()
+        device = self.task.device
+        generator = copy.deepcopy(generator).to(device)
+        classifier.train().to(device)
         for norm in classifier.norms:
             cast(nn.BatchNorm2d, norm).momentum = None  # the plain mean over the batches
         for step, (x_uint8, _) in enumerate(self.task.pictures()):
-            z_NZ, y_N = self.draws(len(x_uint8), step)
-            classifier(torch.cat([to_float(x_uint8), generator(z_NZ, y_N)]))
-        classifier.eval()
+            z_NZ, y_N = (draw.to(device) for draw in self.draws(len(x_uint8), step))
+            classifier(torch.cat([to_float(x_uint8.to(device)), generator(z_NZ, y_N)]))
+        classifier.eval().cpu()
 
     def _classifier(self, folder: str) -> tuple[Classifier, tuple[str, ...]]:
         """The given one, and the names of its outputs."""

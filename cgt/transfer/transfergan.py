@@ -13,7 +13,7 @@ from cgt.models.biggan import Generator
 from cgt.models.discriminator import Discriminator
 from cgt.models.norm import Bank, EmbeddedBank
 from cgt.transfer.base import Method, MethodConfig
-from cgt.transfer.nearest import nearest_classes
+from cgt.transfer.nearest import class_distances
 from cgt.transfer.starting import fine_tuned_discriminator, fine_tuned_generator, start_classes
 
 
@@ -51,7 +51,7 @@ class TransferGAN(Method[C]):
         first = cast(Bank, self.task.given_source.generator.banks[0])
         nearest_M = None
         if self.config.start == "nearest":
-            nearest_M = nearest_classes(self.task, among=range(len(first.classes)))
+            nearest_M = class_distances(self.task)[:, : len(first.classes)].argmin(1)
         if isinstance(bank, EmbeddedBank):
             if not isinstance(first, EmbeddedBank):
                 raise UserError(

@@ -33,7 +33,7 @@ def samples(model: str, tmp_path: Path) -> Path:
 def test_samples_on_disk_score_what_they_are(samples: Path, of: tuple[str, ...], capsys) -> None:
     result = measured(capsys, str(samples), *of, "--metrics", "fid,accuracy")
     assert (result["images"], result["seed"]) == (30, None)
-    assert result["classes"] == sorted([*OLD, *NEW], key=result["classes"].index)
+    assert sorted(result["classes"]) == sorted([*OLD, *NEW])
     assert set(result["metrics"]) == {"fid", "accuracy"}
     only = measured(capsys, str(samples), *of, "--classes", "gold-disk")
     assert (only["images"], only["data"]["pictures"]) == (10, 12)
@@ -136,6 +136,19 @@ def test_published_statistics_are_read_and_not_executed(model, shards, features,
     bad = refused(capsys, model, "--data", str(tmp_path / "bad.npz"), "--features", features, *FID)
     assert "holds no statistics (it has pickled objects" in bad
     assert "allow_pickle" not in bad
+    for content in (b"", b"hello world", (tmp_path / "bad.npz").read_bytes()[:60]):
+        (tmp_path / "bad.npz").write_bytes(content)
+        bad = refused(capsys, model, "--data", str(tmp_path / "bad.npz"), "--features", features, *FID)
+        assert "holds no statistics (it is no .npz)" in bad
+
+
+def test_a_path_is_no_markup(model, of: tuple[str, ...], tmp_path, capsys) -> None:
+    place = tmp_path / "x[" / "b].safetensors"
+    place.parent.mkdir()
+    words = ["eval", model, *of, "--metrics", "fid", "--images", "8", "--save-stats", str(place)]
+    assert main([*words, "--json", str(tmp_path / "scores.json")]) == 0
+    assert str(place) in "".join(capsys.readouterr().err.split())
+    assert "fid" in json.loads((tmp_path / "scores.json").read_text())["metrics"]
 
 
 FID = ("--metrics", "fid")

@@ -213,6 +213,7 @@ REFUSED: dict[str, tuple[Sequence[str], str]] = {
     "shards in a file": (["grid.png", "--shards"], "--shards writes a folder"),
     "a grid that moves": (["grid.png", "--moving"], "--moving are of films"),
     "a grid of JPEG": (["grid.png", "--jpeg-quality", "90"], "--jpeg-quality is for single pictures"),
+    "a grid by threads": (["grid.png", "--workers", "2"], "--workers is for single pictures"),
     "an output that is there": (["model"], "exists already"),
     "shards over a model": (["model", "--shards", "--overwrite"], "it is"),
 }

@@ -81,6 +81,15 @@ def test_the_frechet_distance_from_sums_is_that_from_samples(few):
     assert metric.compute()["fid"] == expected
 
 
+def test_the_frechet_distance_of_dependent_features_is_that_of_those_they_depend_on():
+    """Roots of eigenvalues that rounding alone makes do not count."""
+    mixing = samples(20, 256, seed=2).double()
+    real, fake = samples(900, 20, seed=0).double(), samples(900, 20, seed=1, mean=0.5).double()
+    within = torch.linalg.qr(mixing.T).R.T  # the same distances in 20 dimensions
+    expected = frechet_distance(real @ within, fake @ within)
+    assert frechet_distance(real @ mixing, fake @ mixing) == pytest.approx(expected, rel=1e-10)
+
+
 def test_the_frechet_distance_survives_features_that_never_move():
     """A singular covariance has no Cholesky factor."""
     real, fake = samples(60, 8, seed=0), samples(60, 8, seed=1, mean=0.5)
@@ -169,9 +178,16 @@ def test_copies_are_all_memorised_and_fresh_pictures_as_far_as_real_ones():
 
 
 def test_memorisation_refuses_real_pictures_that_all_stand_there_twice():
-    real = samples(5, 3, seed=0).repeat(2, 1)
+    real = samples(50, 64, seed=0).repeat(2, 1)
     with pytest.raises(UserError, match="at least twice"):
-        memorisation(real, samples(5, 3, seed=1))
+        memorisation(real, samples(5, 64, seed=1))
+
+
+def test_equal_features_are_at_no_distance_at_all():
+    real = samples(50, 64, seed=0)
+    copies = nearest_neighbours(real.flip(0), real)
+    assert copies.index_N.tolist() == list(range(49, -1, -1))
+    assert copies.distance_N.tolist() == [0] * 50
 
 
 @pytest.mark.parametrize("pairs_per_block", [1, 7, 64, 10**6])

@@ -111,11 +111,11 @@ def test_real_features_are_taken_once_for_many_generators():
 def test_every_batch_is_reported():
     calls: list[None] = []
     evaluator = Evaluator(MemoryPictures(CLASSES, 12), Means(), ["fid"], 20, 0, 16)
-    expected = evaluator.batches
+    expected = evaluator.batches()
     evaluator(Painter(), lambda: calls.append(None))
     assert len(calls) == expected == 3 + 2
     evaluator(Painter(), lambda: calls.append(None))
-    assert len(calls) == expected + 2 == expected + evaluator.batches
+    assert len(calls) == expected + 2 == expected + evaluator.batches()
 
 
 class SharedPictures(MemoryPictures):
@@ -163,6 +163,37 @@ def test_a_batch_that_does_not_fit_into_the_memory_ends_the_measurement_with_adv
 
     with pytest.raises(RunError, match=r"no memory on cpu to measure 4 pictures .* lower the batch_size"):
         Evaluator(MemoryPictures(CLASSES), Means(), ["fid"], 8, 0, 4)(Large())
+
+
+def test_statistics_that_do_not_fit_into_the_memory_end_with_advice():
+    class Large(Means):
+        def forward(self, x_N3HW):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    evaluator = Evaluator(MemoryPictures(CLASSES), Large(), ["fid"], 8, 0, 4)
+    with pytest.raises(RunError, match=r"no memory on cpu to measure 4 pictures .* lower the batch_size"):
+        evaluator.statistics()
+
+
+def test_features_are_without_tf32_and_the_switch_is_left_as_it_was():
+    class Asking(Means):
+        def forward(self, x_N3HW):
+            assert not torch.backends.cudnn.allow_tf32
+            return super().forward(x_N3HW)
+
+    before = torch.backends.cudnn.allow_tf32
+    assert before, "torch's default, without which this shows nothing"
+    Evaluator(MemoryPictures(CLASSES), Asking(), ["fid"], 8, 0, 4)(Painter())
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_every_batch_of_measured_pictures_is_reported_whatever_their_classes():
+    calls: list[None] = []
+    pictures = MemoryPictures(CLASSES, 12)
+    evaluator = Evaluator(pictures, Means(), ["fid"], 12, 0, 5, classes=["bee"])
+    expected = evaluator.batches(pictures)
+    evaluator.of_pictures(pictures, lambda: calls.append(None))
+    assert len(calls) == expected == 8 + 8
 
 
 def test_classes_that_the_data_lacks_are_named():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -212,6 +213,35 @@ def test_a_damaged_model_leaves_out_the_pictures_alone(own: Own, file: str) -> N
     assert "shapes/bsa is not shown: " in text
     assert "<img" not in text
     assert 'aria-label="Curves of' in text
+
+
+def test_a_source_that_is_damaged_since_leaves_the_page_whole(runs: Path, own: Own) -> None:
+    run = own("ours/0")
+    shutil.copytree(runs / "source", run.parent / "source", symlinks=True)
+    source = (run.parent / "source" / "best").resolve() / "model"
+    provenance = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps(provenance | {"source": str(source)}))
+    (source / "config.json").write_text("{")
+    text = text_of([run])
+    assert "the source can&#39;t be read" in text
+    assert "<img" in text
+
+
+def test_other_training_pictures_than_the_runs_are_not_shown_as_its(own: Own) -> None:
+    run = own("bsa")
+    provenance = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps(provenance | {"data_sha256": "0" * 64}))
+    assert "holds other pictures now than the run was trained on" in text_of([run])
+
+
+def test_a_config_of_another_version_leaves_out_the_neighbours_alone(own: Own) -> None:
+    run = own("bsa")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["reader"] = "other"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    text = text_of([run])
+    assert "Not shown: data.reader of the run&#39;s config.yaml is not to be read" in text
+    assert "<img" in text
 
 
 def test_runs_of_other_resolutions_stand_beside_each_other(

@@ -102,6 +102,8 @@ def test_a_run_says_which_shipped_config_it_was_started_with(runs: Path, own: Ow
     provenance["command"] = ["cgt", "transfer", "places365/bsa", "--source", "x"]
     (run / "provenance.json").write_text(json.dumps(provenance))
     assert read_run(run).config_name == "places365/bsa"
+    (run / "provenance.json").write_text(json.dumps(provenance | {"config": "my/own.yaml"}))
+    assert read_run(run).config_name is None
 
 
 def test_a_run_that_departs_from_its_config_says_where(runs: Path, own: Own) -> None:

@@ -23,6 +23,13 @@ RUNS = {
     ],
     "ema.py --model 32 --turns 1 --ranks 1 3": ["loop", "ours", "ours, one of 3"],
     f"scaling.py {TINY} --steps 1": ["1", "2"],
+    "metrics.py --features 300 --dim 64 --kmmd 200 --prdc 100": [
+        "kmmd",
+        "prdc",
+        "cgt",
+        "torchmetrics",
+        "scipy.linalg.sqrtm",
+    ],
     "propagation.py --model 32 --source-classes 3 --classes 2 --turns 1": ["32 px, 3, 2"],
 }
 

@@ -14,7 +14,7 @@ from accelerate import tracking
 from cgt.config import load
 from cgt.errors import RunError, UserError
 from cgt.runs import RunFolder
-from cgt.training import loop
+from cgt.training import loop, trackers
 from cgt.training.settings import PretrainConfig
 from cgt.training.trackers import TrackerConfig, check_trackers
 from tests import tiny
@@ -103,7 +103,7 @@ def test_a_tracker_gets_the_config_flat_and_what_metrics_jsonl_has_and_the_grids
         for record in records(tmp_path / "run")
     ]
     assert [tuple(facts) for facts in told("log")] == expected
-    assert {"loss_generator", "lr_generator", "score"} & {name for _, name in points()}
+    assert {"loss_generator", "lr_generator", "score"} <= {name for _, name in points()}
     assert [step for step, _ in told("images")] == [2, 4, 6, 7]
     for _, values in told("images"):
         ((picture,),) = values.values()
@@ -232,6 +232,16 @@ def test_trackers_are_names_or_sections(given: str, expected: list[tuple[Any, ..
 def test_an_unknown_tracker_is_a_mistake_in_the_config() -> None:
     with pytest.raises(UserError, match=r"no tracker is called 'tensorbord' \(did you mean 'tensorboard'"):
         load(PretrainConfig, "shapes/pretrain", ["data=x", "trackers=[tensorbord]"])
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "aim", "clearml", "trackio", "swanlab"])
+def test_a_service_calls_the_run_what_its_folder_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://example.org")  # else its package is asked for a store
+    config, kind = TrackerConfig(name=name), tracking.LOGGER_TYPE_TO_CLASS[name]
+    named = trackers._named(config, tmp_path / "third", None)
+    assert "third" in {*named.values(), *trackers._place(kind, config, tmp_path / "third")}
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("mlflow", "'cgt[mlflow]'"), ("aim", "aim")])

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from cgt.errors import UserError
+from cgt.metrics.features import FeatureExtractor
 from cgt.metrics.features.cnn import SmallCnn
 from cgt.training.trainer import snapshot
 from cgt.transfer.bsa_supervised import BSASupervised, BSASupervisedConfig, earth_mover
@@ -70,6 +72,13 @@ def test_latents_are_as_far_as_the_mean_square_distance_to_the_nearest_from_both
     squares = torch.tensor([[float(((a - b) ** 2).sum()) for b in samples] for a in z], dtype=torch.float64)
     expected = sum(squares.min(1).values) / 5 + sum(squares.min(0).values) / 20
     torch.testing.assert_close(earth_mover(z, samples), expected)
+
+
+def test_a_network_without_maps_is_refused() -> None:
+    extractor = FeatureExtractor("dinov2", 12)
+    task = replace(tiny.task(tiny.PER_LAYER), extractor=lambda _: extractor)
+    with pytest.raises(UserError, match=r"method.features dinov2 makes one vector of a picture.* take incep"):
+        BSASupervised(BSASupervisedConfig(name="bsa-supervised", features="dinov2"), task)
 
 
 def test_the_network_that_is_named_gives_the_perceptual_loss() -> None:

@@ -10,6 +10,7 @@ memory, and as long as the step takes. Work space of libraries is in no row; `st
 """
 
 import argparse
+import functools
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from step import Setting, ask_for_setting, cgantransfer, configured, pictures, transferring
 
+from cgt.distributed import World
 from cgt.training.memory import Bytes, LiveTensors, needs
 
 OURS = {
@@ -49,9 +51,9 @@ def counted(setting: Setting) -> Found:
     """Of the reference, in its second step."""
     live = LiveTensors()
     with live:
-        trainer, source = transferring(setting)
+        trainer, source = transferring(setting, world=functools.partial(World, cpu=True))
         reference = Reference(trainer, source)
-        del trainer
+        del trainer, source
         batches = pictures(setting.batch_size, setting.resolution, setting.classes)
         for kind in ("generator", "discriminator"):
             network = getattr(reference, kind)

@@ -22,6 +22,7 @@ transfer's frozen generator against float32 on one thread.
 import argparse
 import contextlib
 import copy
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cgt import rng
 from cgt.config import load
-from cgt.distributed import World
+from cgt.distributed import Precision, World
 from cgt.models.biggan import Generator
 from cgt.training.settings import PretrainConfig
 from cgt.training.step import train_step
@@ -115,7 +116,7 @@ def cgantransfer(setting: Setting, config: PretrainConfig) -> CGANTransfer:
 
 
 def transferring(
-    setting: Setting, changes: Sequence[str] = (), world: type[World] = World
+    setting: Setting, changes: Sequence[str] = (), world: Callable[[Precision], World] = World
 ) -> tuple[Trainer, Generator]:
     """A trainer of cGANTransfer, and the generator that it starts from, of random weights."""
     config = configured(setting, changes)
@@ -154,22 +155,33 @@ def run_apart(rows: Sequence[str], setting: Setting, turns: int, threads: int) -
 
 
 def operations(setting: Setting) -> int:
-    """Of the convolutions and products in a step of ours, counted with two pictures."""
+    """Of the convolutions and products in a step of ours, which does them by other ways at other sizes."""
     counter = FlopCounterMode(display=False)
-    step = arranged("fp32", setting._replace(batch_size=2))
+    step = arranged("fp32", setting)
     with counter:
         step()
-    return counter.get_total_flops() * setting.batch_size // 2
+    return counter.get_total_flops()
 
 
 def product_rates() -> dict[str, float]:
-    """Operations a second of a product of large matrices, by number type."""
-    size = 8192 if torch.cuda.is_available() else 1024
-    calls: dict[str, Call] = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        matrix = torch.randn(size, size, device=device()).to(dtype)
-        calls[name] = lambda matrix=matrix: matrix @ matrix  # type: ignore[misc]
-    return {name: 2 * size**3 / times.seconds for name, times in in_turns(calls, 3).items()}
+    """Operations a second of a product of large matrices, by number type: on a GPU TF32, as convolutions
+    have it there, beside float32.
+    """
+    gpu = torch.cuda.is_available()
+    size = 8192 if gpu else 1024
+    kinds = {"fp32": torch.float32, **({"TF32": torch.float32} if gpu else {}), "bf16": torch.bfloat16}
+
+    def product(name: str, matrix: Tensor) -> Tensor:
+        torch.backends.cuda.matmul.allow_tf32 = name == "TF32"
+        return matrix @ matrix
+
+    calls: dict[str, Call] = {
+        name: functools.partial(product, name, torch.randn(size, size, device=device()).to(dtype))
+        for name, dtype in kinds.items()
+    }
+    rates = {name: 2 * size**3 / times.seconds for name, times in in_turns(calls, 3).items()}
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return rates
 
 
 def transfer_table(words: argparse.Namespace) -> None:

@@ -41,6 +41,8 @@ class FeatureExtractor(nn.Module):
         resize: what it does to pictures of another size than its network's, in words.
     """
 
+    has_maps = False
+    """Whether it has `maps`."""
     classifier: Classifier | None
     """Of pictures in [-1, 1], where the extractor is one."""
     sha256: str
@@ -85,8 +87,11 @@ class FeatureExtractor(nn.Module):
         raise NotImplementedError
 
     def maps(self, x_N3HW: Tensor) -> Iterator[Tensor]:
-        """What the network makes of pictures in [-1, 1], stage by stage from the picture on, with gradient to
-        them: what a perceptual distance compares.
+        """What the network makes of pictures in [-1, 1], stage by stage from the picture on, (N, C, H', W')
+        float32 of channels and sizes of the stage's own, with gradient to the pictures: what a perceptual
+        distance compares.
+
+        Only where `has_maps`.
         """
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,7 +36,7 @@ class CnnDescription(Section):
 
     classes: tuple[str, ...]
     resolution: int
-    widths: tuple[int, ...]
+    widths: tuple[int, ...] = Field(min_length=1)
     """Channels of each stage; the last is the number of features."""
     training_accuracy: float
     held_out_accuracy: float
@@ -53,6 +53,7 @@ class SmallCnn(FeatureExtractor):
         widths: channels of each stage; every stage but the last halves the size.
     """
 
+    has_maps = True
     classifier: Classifier
 
     def __init__(self, classes: tuple[str, ...], resolution: int, widths: tuple[int, ...]) -> None:

@@ -128,7 +128,11 @@ def _fit(
 
 
 def split(y_N: Tensor, classes: Sequence[str], config: CnnTraining) -> tuple[Tensor, Tensor]:
-    """Indices of the pictures to train on and of those held out: a share of each class, one at least."""
+    """Indices of the pictures to train on and of those held out: a share of each class, one at least.
+
+    Raises:
+        UserError: a class has too few.
+    """
     training, held_out = [], []
     for y, name in enumerate(classes):
         of_class = (y_N == y).nonzero().squeeze(1)

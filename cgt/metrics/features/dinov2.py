@@ -71,7 +71,7 @@ def load(source: Path | None) -> DinoV2:
     except Exception as error:  # transformers raises what it likes
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder} does not hold a DINOv2 network ({reason}): {_get_it()}.") from error
-    extractor = DinoV2(network)
+    extractor = DinoV2(network.float())  # it comes in the file's precision
     extractor.frozen(files.sha256(folder / WEIGHTS))
     return extractor
 

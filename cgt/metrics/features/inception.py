@@ -199,6 +199,8 @@ class InceptionV3(FeatureExtractor):
         logit_bias: whether logits have the last layer's bias.
     """
 
+    has_maps = True
+
     def __init__(
         self, name: str, resize: str, blocks: tuple[Mix, ...], logits: int, *, logit_bias: bool
     ) -> None:

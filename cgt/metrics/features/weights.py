@@ -38,7 +38,7 @@ class WeightsFile:
     sha256: str
     """Its first digits, which the publisher gives."""
     other_names: tuple[str, ...] = ()
-    """Under which the same file is published."""
+    """Under which the same network is published, or was, in a file that may have another digest."""
 
     @property
     def name(self) -> str:

@@ -100,7 +100,8 @@ def test_saving_replaces_a_folder_whole(trained, folder):
 
 
 @pytest.mark.parametrize(
-    "damage", ["weights", "no weights", "no config", "not JSON", "version", "widths", "another extractor"]
+    "damage",
+    ["weights", "no weights", "no config", "not JSON", "version", "widths", "no widths", "another extractor"],
 )
 def test_a_damaged_folder_is_refused(folder, damage):
     config = json.loads((folder / "config.json").read_text())
@@ -118,6 +119,7 @@ def test_a_damaged_folder_is_refused(folder, damage):
         changes = {
             "version": {"format_version": 2},
             "widths": {"widths": [8]},
+            "no widths": {"widths": []},
             "another extractor": {"extractor": "vgg"},
         }
         (folder / "config.json").write_text(json.dumps(config | changes[damage]))

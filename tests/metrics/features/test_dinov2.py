@@ -9,6 +9,8 @@ from cgt.errors import UserError
 from cgt.files import sha256
 from cgt.metrics.features import dinov2, load_extractor
 from cgt.metrics.features.resize import resize_antialiased
+from cgt.metrics.suite import Evaluator
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,27 @@ def test_features_are_the_class_tokens_of_resized_and_normalised_pictures(folder
         "resize": "bicubic to 224 px, antialiased",
     }
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
+
+
+def test_features_are_float32_whatever_the_file_is_in(folder, tmp_path):
+    import transformers
+
+    transformers.Dinov2Model.from_pretrained(folder).half().save_pretrained(tmp_path)
+    features = load_extractor("dinov2", str(tmp_path))(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert features.pooled_ND.dtype == torch.float32
+
+
+def test_a_process_without_pictures_has_no_features_of_the_same_width(folder):
+    """The network itself takes no empty batch."""
+
+    class OfOtherProcesses(tiny.MemoryPictures):
+        def once(self, *_, **__):
+            return iter(())
+
+    extractor = load_extractor("dinov2", str(folder))
+    evaluator = Evaluator(OfOtherProcesses(("ant",), 3), extractor, ["fid"], 2, 0, 2, rank=3, world=4)
+    features, y_N = evaluator._real_features(lambda: None)
+    assert (features.pooled_ND.shape, features.logits_NK, y_N.shape) == ((0, 12), None, (0,))
 
 
 def test_a_folder_of_another_network_is_refused(folder, tmp_path):
