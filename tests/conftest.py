@@ -1,4 +1,4 @@
-"""What all tests share: one thread each, draws that repeat, nothing fetched."""
+"""What all tests share: the CPU, one thread each, draws that repeat, nothing fetched."""
 
 import os
 import tempfile
@@ -6,6 +6,7 @@ import tempfile
 import pytest
 import torch
 
+os.environ["ACCELERATE_USE_CPU"] = "true"  # also where there is a GPU, but for tests that are of it
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would fetch something fails instead
 os.environ["CGT_CACHE"] = tempfile.mkdtemp(prefix="cgt-tests-")  # nothing is left for the next test run
 torch.set_num_threads(1)

@@ -117,7 +117,7 @@ class TransferConfig(RunConfig, Generic[M]):
     method: M
 
     def check_method(self, kind: type[Method[Any]]) -> None:
-        """Refuse what regularises a discriminator where the method trains none, and ZeRO where there is too
+        """Refuse what would do nothing where the method trains no discriminator, and ZeRO where there is too
         little to divide.
 
         Raises:
@@ -132,19 +132,15 @@ class TransferConfig(RunConfig, Generic[M]):
             )
         if self.gradient_checkpointing:
             raise UserError(
-                f"gradient_checkpointing: the method {self.method.name} trains neither of the networks that "
-                "it is of, and it would change nothing: leave it out."
+                f"gradient_checkpointing: the method {self.method.name} trains none of the blocks that it is "
+                "of: leave it out."
             )
-        wanted = {
-            "augment.target": self.augment.target,
-            "optim.lecam": self.optim.lecam or None,
-            "optim.mode_seeking": self.optim.mode_seeking or None,
-        }
+        wanted = {"augment.target": self.augment.target, "optim.lecam": self.optim.lecam or None}
         keys = " and ".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
         if keys:
             raise UserError(
-                f"{keys}: this is of training against a discriminator, and the method {self.method.name} "
-                "trains without: leave it out."
+                f"{keys}: this goes by what a discriminator says, and the method {self.method.name} trains "
+                "none: leave it out."
             )
 
     @staticmethod

@@ -223,12 +223,20 @@ def test_a_checkpoint_of_another_architecture_is_refused(
         ),
         (
             lambda model: (model / "config.json").write_text(
+                (model / "config.json")
+                .read_text()
+                .replace('"format_version": 1', '"format_version": 99, "new": 1')
+            ),
+            "format version 99",
+        ),
+        (
+            lambda model: (model / "config.json").write_text(
                 (model / "config.json").read_text().replace('"dim_z"', '"dim_q"')
             ),
             "does not describe a model",
         ),
     ],
-    ids=["junk", "missing", "no JSON", "other JSON", "future version", "unknown field"],
+    ids=["junk", "missing", "no JSON", "other JSON", "future version", "its other keys", "unknown field"],
 )
 def test_a_damaged_model_folder_is_refused(
     workspace: Path,

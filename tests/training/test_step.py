@@ -3,10 +3,12 @@
 import copy
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 
 from cgt import rng
 from cgt.distributed import World
@@ -161,9 +163,18 @@ def test_standing_statistics_are_the_plain_mean_over_the_batches_and_training_ke
     assert torch.equal(t.bank.statistics[-1].mean, running)
 
 
+@pytest.fixture
+def on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Worlds that are made in this test are on the GPU; those of others, on the CPU, are forgotten."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    PartialState._reset_state()
+    yield
+    PartialState._reset_state()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_no_step_waits_for_the_gpu(precision: str) -> None:
+def test_no_step_waits_for_the_gpu(precision: str, on_the_gpu: None) -> None:
     adaptive = {
         "augment": {**tiny.RUN["augment"], "target": 0.6},
         "optim": {**tiny.RUN["optim"], "lecam": 0.3},
@@ -171,6 +182,7 @@ def test_no_step_waits_for_the_gpu(precision: str) -> None:
     config = tiny.pretrain_config(precision=precision, **adaptive)
     task = tiny.task(config.generator, tiny.OLD, transfer=False)
     t = build_trainer(config, Method(MethodConfig(name="pretraining"), task), World(config.precision))
+    assert t.world.device.type == "cuda"
     batches = tiny.MemoryPictures(tiny.OLD).batches(8, seed=0)
     train_step(t, batches, 0)  # libraries set themselves up
     torch.cuda.set_sync_debug_mode("error")

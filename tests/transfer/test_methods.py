@@ -93,6 +93,8 @@ def test_its_discriminator_is_regularised_by_feedback_or_that_is_refused_where_i
     if isinstance(method, SupervisedExtension):
         with pytest.raises(UserError, match=rf"optim.lecam=0.3: .* {name} trains none"):
             tiny.transfer_config(method.config, **changes).check_method(type(method))
+        with pytest.raises(UserError, match=rf"gradient_checkpointing: .* {name} trains none of the blocks"):
+            tiny.transfer_config(method.config, gradient_checkpointing=True).check_method(type(method))
         return
     trainer = build_trainer(tiny.transfer_config(method.config, **changes), method, World(cpu=True))
     trainer.feedback.augment_probability = torch.tensor(0.5)
