@@ -66,3 +66,16 @@ def test_a_source_whose_discriminator_has_no_class_embedding_is_refused() -> Non
     object.__setattr__(method.task, "source", source)
     with pytest.raises(UserError, match=r"discriminator is propagated, .* set it to fresh"):
         method.networks()
+
+
+def test_distances_between_classes_are_worked_out_once_for_both_networks() -> None:
+    method = make("cgantransfer", tiny.PER_LAYER, start="nearest-soft", discriminator="nearest")
+    pictures, read = method.task.pictures, []
+
+    def counted():
+        read.append(1)
+        return pictures()
+
+    object.__setattr__(method.task, "pictures", counted)
+    method.networks()
+    assert len(read) == 1
