@@ -67,7 +67,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
     with explained(path, temporary):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            temporary.chmod(mode)  # safetensors makes its files for their owner alone
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -107,7 +110,10 @@ def put_folder(built: Path, path: Path) -> None:
     """
     retired = _beside(path)
     with explained(path, built):
+        mode = built.stat().st_mode
         for entry in (*built.rglob("*"), built):
+            if entry.is_file():
+                entry.chmod(mode & 0o666)  # safetensors makes its files for their owner alone
             _sync(entry)
         if os.path.lexists(path) and exchange(built, path):
             retired = built
@@ -223,9 +229,11 @@ def refuse_existing(
         option: what the caller calls `overwrite`, for messages.
 
     Raises:
-        UserError: `path` can't be replaced (an empty folder can, by one), or the current folder is in it.
+        UserError: `path` can't be written, or not be replaced (an empty folder can, by one), or the current
+            folder is in it.
     """
-    if not path.exists() or (kind and path.is_dir() and not any(path.iterdir())):
+    _refuse_unwritable(path, folder=kind is not None)
+    if not os.path.lexists(path) or (kind and path.is_dir() and not any(path.iterdir())):
         return
     file_for_folder = kind is None and path.is_dir()
     if not overwrite and not file_for_folder:
@@ -239,6 +247,20 @@ def refuse_existing(
         raise UserError(
             f"{path} {misfit}, so {option} does not replace it: name another output, or remove it yourself."
         )
+
+
+def _refuse_unwritable(path: Path, *, folder: bool) -> None:
+    """Refuse, as far as it can be told before, a place where a file or a folder can't be put."""
+    place = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    reason = None
+    if not place.is_dir():
+        reason = f"{place} is no folder"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        reason = f"{place} is not open to you for writing"
+    elif folder and path.is_mount():  # it can be filled, and not replaced by a folder that is whole
+        reason = "a disk is mounted there"
+    if reason:
+        raise UserError(f"{path} can't be written ({reason}): name a place where you may write.")
 
 
 def refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
@@ -271,7 +293,14 @@ def is_at(path: Path, handle: int) -> bool:
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
+_NO_PLACE = (
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.EBUSY,
+)
 
 
 def exchange(one: Path, other: Path) -> bool:

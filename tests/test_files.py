@@ -287,6 +287,54 @@ def test_a_folder_is_no_place_for_a_file(tmp_path: Path, content: list[str], ove
         files.refuse_existing(tmp_path / "out", overwrite=overwrite)
 
 
+def test_a_place_below_a_file_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="can't be written .*file is no folder.*: name a place where you may"):
+        files.refuse_existing(tmp_path / "file" / "deep" / "out", overwrite=True)
+
+
+def test_a_place_that_is_not_open_for_writing_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def access(place: Path, mode: int) -> bool:
+        asked.append((place, mode))
+        return False
+
+    monkeypatch.setattr(os, "access", access)  # root may write anywhere
+    with pytest.raises(UserError, match="is not open to you for writing.*: name a place where you may write"):
+        files.refuse_existing(tmp_path / "deep" / "out", overwrite=True)
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+
+
+def test_a_folder_where_a_disk_is_mounted_can_not_be_replaced() -> None:
+    with pytest.raises(UserError, match="/proc can't be written .a disk is mounted there"):
+        files.refuse_existing(Path("/proc"), overwrite=True, kind=KIND)
+
+
+def test_a_link_to_nothing_is_there_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("gone")
+    with pytest.raises(UserError, match="exists already"):
+        files.refuse_existing(tmp_path / "out", overwrite=False, kind=KIND)
+
+
+def test_what_a_writer_makes_for_the_owner_alone_is_for_all_that_may_read_here(tmp_path: Path) -> None:
+    def private(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+
+    (tmp_path / "plain").touch()
+    expected = (tmp_path / "plain").stat().st_mode
+    with files.replacing_file(tmp_path / "file") as temporary:
+        private(temporary)
+    with files.replacing_folder(tmp_path / "folder") as temporary:
+        (temporary / "inner").mkdir()
+        private(temporary / "inner" / "file")
+    for path in (tmp_path / "file", tmp_path / "folder" / "inner" / "file"):
+        assert path.stat().st_mode == expected
+
+
 KIND = files.FolderKind("a set of pictures", ("index.json",), ("*/[0-9]*.png",))
 
 

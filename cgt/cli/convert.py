@@ -95,6 +95,7 @@ def convert(
     options = _options(program, format, source=source)
     originals = None if check is None else read_originals(check)
     generator, discriminator, provenance = program.convert(input, weights=weights, classes=names, **options)
+    _refuse_broken(generator, input)
     differences: dict[str, Difference] = {}
     if originals is None:
         save_model(out, generator, discriminator, provenance=provenance, overwrite=overwrite)
@@ -111,6 +112,27 @@ def convert(
         )
         console.print(told, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_broken(generator: "Generator", what: Path) -> None:
+    """Refuse weights that no picture can be made of.
+
+    Raises:
+        UserError: some are not finite.
+    """
+    import torch
+
+    from cgt.models.sampling import latent_range
+
+    z_NZ = latent_range(generator, None).drawn((2, generator.dim_z), 0, "conversion")
+    with torch.no_grad():
+        x_N3RR = generator(z_NZ, torch.tensor([0, len(generator.classes) - 1]))
+    if not x_N3RR.isfinite().all():
+        raise UserError(
+            f"the generator of {what} makes pictures with values that are not finite (NaN or infinity), "
+            "though its weights are: its training had diverged, or the file is damaged (a variance below "
+            "0?). Name another checkpoint."
+        )
 
 
 def _options(program: "ModuleType", name: str, **given: Path | None) -> dict[str, Path]:

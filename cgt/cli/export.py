@@ -84,7 +84,7 @@ def export(
     options.refuse_others(format, target.OPTIONS)
     folder = find_model(model)
     refuse_existing(out, overwrite=overwrite, kind=target.KIND, inputs=(model, folder))
-    read = read_model(folder)
+    read = read_model(folder, format)
     if classes not in (None, "all"):
         wanted = set(chosen_classes(read.generator, classes))
         names = tuple(name for name in read.generator.classes if name in wanted)

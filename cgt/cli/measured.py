@@ -10,6 +10,7 @@ from cgt.data import DataConfig, open_pictures
 from cgt.data.loose import LoosePictures, holds_pictures
 from cgt.data.manifest import FILE as MANIFEST
 from cgt.data.selection import class_names
+from cgt.data.sources.picture_files import SUFFIXES
 from cgt.errors import UserError
 from cgt.files import sha256
 from cgt.metrics.settings import EvalConfig
@@ -120,8 +121,13 @@ def open_measured(path: Path) -> Measured:
     try:
         folder = find_model(path)
     except UserError:
-        if (path / CONFIG).exists() or not holds_pictures(path):
+        if (path / CONFIG).exists() or not path.is_dir():
             raise
+        if not holds_pictures(path):
+            raise UserError(
+                f"{path} is no model, run or shard folder, and has no pictures "
+                f"({', '.join(sorted(SUFFIXES))}): name one of these."
+            ) from None
         loose = LoosePictures(path)
         return Measured(path, loose, loose.digest)
     return Measured(folder, load_generator(folder), sha256(folder / "generator.safetensors"))

@@ -30,6 +30,7 @@ from cgt.files import (
     write_json,
     write_text,
 )
+from cgt.wording import counted
 
 LOG = "finished.jsonl"
 """First the plan of the build, then one line for each finished shard."""
@@ -90,6 +91,11 @@ class PartialBuild:
         lines = _complete_lines(folder / LOG)
         if lines[:1] == [plan]:
             self.finished = _intact(folder, lines[1:], checked)
+        elif lines[1:] and not overwrite:
+            raise UserError(
+                f"{folder} has {counted(len(lines) - 1, 'finished shard')} of a build with other options or "
+                "pictures: give the same ones to go on with it, or --overwrite to begin anew."
+            )
         kept = {LOG, *(entry.shard.file for entry in self.finished)}
         for entry in folder.iterdir():
             if entry.name not in kept:
@@ -153,19 +159,20 @@ def partial_build(
 ) -> Iterator[PartialBuild]:
     """The partial build of `out`, held against other processes for the block, which puts it in its place.
 
-    What a build with another plan left is thrown away. Whatever ends the block, finished shards are kept for
-    the next try; a mistake of the user before there are any leaves nothing.
+    What a build with another plan left is thrown away if `overwrite` says so, and else refused. Whatever ends
+    the block, finished shards are kept for the next try; a mistake of the user before there are any leaves
+    nothing.
 
     Args:
         out: the folder to make.
         plan: what decides the bytes of the shards.
-        overwrite: whether a shard folder at `out` may be replaced.
+        overwrite: whether a shard folder at `out`, or what is finished of another one, may be replaced.
         checked: called with the pictures that finished shards account for, as these are read to see whether
             they are still what they were.
 
     Raises:
         UserError: another process is building `out`, it exists or can't be written, or what has the name of
-            the partial build is none.
+            the partial build is none, or one with another plan.
         RunError: the disk is full.
     """
     folder = _partial(out)

@@ -3,6 +3,7 @@
 A module defines
 
     OPTIONS: frozenset[str]     which fields of `Options` it takes, beside `verify`; others are refused
+    WITH_DISCRIMINATOR: bool    whether it has a use for the model's discriminator
     KIND: FolderKind            what its folder holds: such a one may be replaced
     export(model: Model, folder: Path, options: Options) -> Written
 

@@ -16,6 +16,7 @@ from cgt.export.parity import measure
 from cgt.files import FolderKind
 
 OPTIONS = frozenset({"classes", "truncation"})
+WITH_DISCRIMINATOR = False
 FILE = "generator.aoti.pt2"
 KIND = FolderKind("an AOTInductor folder", (FILE,), ("README.md",))
 

@@ -19,6 +19,7 @@ class Model:
     generator: Generator
     """As it is stored, in eval mode; targets copy what they change."""
     discriminator: Discriminator | None
+    """None, too, where no target asked for it."""
     provenance: Mapping[str, Any]
 
 

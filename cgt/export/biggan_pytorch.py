@@ -43,6 +43,7 @@ from cgt.models.layouts import (
 )
 
 OPTIONS = frozenset({"classes"})
+WITH_DISCRIMINATOR = True
 KIND = FolderKind("a BigGAN-PyTorch checkpoint", ("G_ema.pth", "state_dict.pth"), ("D.pth", "README.md"))
 PROGRAM = """
 import torch
@@ -80,8 +81,8 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         parity = measure(model.generator, generator.classes, again)
     return Written(
         about="A checkpoint as BigGAN-PyTorch writes it, with every key that its strict loading asks for. "
-        "Raw weights and the vectors of spectral norm are there, so that it can be trained on; optimisers "
-        "begin anew.",
+        "Raw weights and the vectors of spectral norm are there, so that it can be trained on: copy "
+        "`G_ema.pth` to `G.pth` and load with `load_optim=False`, for optimisers begin anew.",
         needs="torch and BigGAN-PyTorch",
         program=PROGRAM.format(module=_module(generator)),
         classes=tuple(generator.classes),

@@ -20,6 +20,7 @@ from cgt.models.biggan import Generator
 from cgt.models.sampling import latent_range
 
 OPTIONS = frozenset({"classes", "mixing", "truncation"})
+WITH_DISCRIMINATOR = False
 FILE, MIXING = "generator.onnx", "generator_mixing.onnx"
 KIND = FolderKind("an ONNX folder", (FILE,), (MIXING, f"{FILE}.data", f"{MIXING}.data", "README.md"))
 LARGEST = 2_000_000_000

@@ -10,12 +10,28 @@ import torch
 from cgt.export.base import Model, Options, Written
 from cgt.export.graphs import folded, torch_program
 from cgt.export.parity import Parity, difference, measure
-from cgt.files import sha256
+from cgt.files import FolderKind, sha256
 from cgt.models import folder as model_folder
 from cgt.models.biggan import Generator
+from cgt.models.record import FILE, read_record
 
 OPTIONS = frozenset({"classes", "half"})
-KIND = model_folder.KIND
+WITH_DISCRIMINATOR = False
+
+
+class _ExportKind(FolderKind):
+    """A model folder that an export made: what was trained is not there for others to replace."""
+
+    def misfit(self, folder: Path) -> str | None:
+        """Also for one that is of a training, or of a conversion."""
+        if found := super().misfit(folder):
+            return found
+        if "exported_from" not in read_record(folder).provenance:
+            return "is a model that was trained or converted, and no export of one"
+        return None
+
+
+KIND = _ExportKind("an exported model folder", (FILE, "generator.safetensors"), ("README.md", "samples.png"))
 
 
 def export(model: Model, folder: Path, options: Options) -> Written:

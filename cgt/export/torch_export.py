@@ -12,6 +12,7 @@ from cgt.export.parity import measure
 from cgt.files import FolderKind
 
 OPTIONS = frozenset({"classes", "mixing", "truncation"})
+WITH_DISCRIMINATOR = False
 FILE, MIXING = "generator.pt2", "generator_mixing.pt2"
 KIND = FolderKind("a torch-export folder", (FILE,), (MIXING, "README.md"))
 FACTS = "facts.json"

@@ -7,7 +7,7 @@ from cgt import catalog
 from cgt.export.base import Model, Options, Written
 from cgt.export.card import write_card
 from cgt.files import refuse_existing, replacing_folder
-from cgt.models.folder import load_model
+from cgt.models.folder import load_generator, load_model
 from cgt.models.record import read_record
 
 PACKAGE = "cgt.export"
@@ -22,13 +22,16 @@ def target_of(name: str) -> ModuleType:
     return catalog.load(PACKAGE, name, kind="export format")
 
 
-def read_model(folder: Path) -> Model:
-    """A model folder, to be exported.
+def read_model(folder: Path, target: str) -> Model:
+    """A model folder, to be exported; a discriminator that the target has no use for need not be there.
 
     Raises:
-        UserError: none, or a damaged one.
+        UserError: no such target, no model folder, or a damaged one.
     """
-    generator, discriminator = load_model(folder)
+    if target_of(target).WITH_DISCRIMINATOR:
+        generator, discriminator = load_model(folder)
+    else:
+        generator, discriminator = load_generator(folder, fold=False), None
     return Model(folder, generator, discriminator, read_record(folder).provenance)
 
 

@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -14,6 +15,23 @@ from torch import Tensor
 
 from cgt.errors import UserError
 
+HARMLESS = frozenset(
+    {
+        ("_codecs", "encode"),
+        ("argparse", "Namespace"),
+        ("collections", "OrderedDict"),
+        ("collections", "defaultdict"),
+        ("copyreg", "_reconstructor"),
+        ("functools", "partial"),
+        ("pathlib", "PosixPath"),
+        *(
+            (module, name)
+            for module in ("builtins", "__builtin__")
+            for name in ("dict", "list", "object", "set")
+        ),
+    }
+)
+"""Of Python's own library, what a dict of options may hold."""
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -60,7 +78,10 @@ def read_plain_values(path: Path) -> dict[str, Any]:
     try:
         content = _load_inert(path.read_bytes())
     except Exception as error:
-        raise UserError(f"{path} is not a pickled dict, or is incomplete ({_first_line(error)}).") from None
+        raise UserError(
+            f"{path} is not a pickled dict of options, or is incomplete ({_first_line(error)}); nothing in "
+            "it was executed."
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {_described(content)}, not a dict.")
     try:
@@ -91,9 +112,15 @@ class _Inert:
 
 
 class _InertUnpickler(pickle.Unpickler):
-    """Builds numbers, texts, lists and dicts; each global becomes `_Inert`, so that none can run."""
+    """Builds numbers, texts, lists and dicts; each global becomes `_Inert`, so that none can run.
+
+    What no config needs of Python itself is refused all the same: somebody meant harm.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
+        standard = module.partition(".")[0] in sys.stdlib_module_names
+        if standard and (module, name) not in HARMLESS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code")
         return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Inert
 
     def persistent_load(self, _: Any) -> Any:

@@ -70,7 +70,7 @@ class FrechetDistance(FeatureMetric):
         self._given = real
 
     def compute(self) -> dict[str, float]:
-        """{"fid": at least 0, up to rounding}."""
+        """{"fid": 0 or more}."""
         real = self._given or self.gaussian("real")
         return {"fid": frechet_distance_of_gaussians(real, self.gaussian("fake"))}
 

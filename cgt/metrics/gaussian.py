@@ -121,9 +121,10 @@ class Moments:
 
 
 def frechet_distance_of_gaussians(real: Gaussian, fake: Gaussian) -> float:
-    """Frechet distance between two gaussians over the same features."""
+    """Frechet distance between two gaussians over the same features, 0 or more."""
     means = (real.mean_D - fake.mean_D).square().sum()
-    return float(means + real.trace() + fake.trace() - 2 * _trace_of_root(real, fake))
+    distance = means + real.trace() + fake.trace() - 2 * _trace_of_root(real, fake)
+    return float(distance.clamp_min(0))  # what rounding leaves of 0 may be below
 
 
 def _trace_of_root(a: Gaussian, b: Gaussian) -> Tensor:

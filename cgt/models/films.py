@@ -34,7 +34,7 @@ def frames_of(
         generator: in eval mode.
         stops: classes, or mixes of them.
         steps: frames on each way.
-        count: K; a grid as square as can be.
+        count: K; a grid without a blank place if one is not too wide.
         seed: of the latents.
         truncation: cut them off at plus and minus this, None for not at all; of a levelled generator see
             `latent_range`.
@@ -70,11 +70,18 @@ def frames_of(
                         z_Z = z_Z if bound is None else z_Z.clamp(-bound, bound)
                     yield Drawn(z_Z, between)
 
-    columns = math.ceil(math.sqrt(count))
+    columns = _columns(count)
     pictures = pictures_of(generator, drawn(), batch_size, truncation=truncation)
     for _ in range(len(stops) * steps):
         x_K3RR = torch.stack([next(pictures) for _ in range(count)])
         yield grid(enlarged(x_K3RR, grid_zoom(generator)), columns)
+
+
+def _columns(count: int) -> int:
+    """Of a grid that is full and at most twice as wide as high; where there is none, one nearly square."""
+    square = math.ceil(math.sqrt(count))
+    full = (columns for columns in range(square, math.isqrt(2 * count) + 1) if count % columns == 0)
+    return next(full, square)
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:

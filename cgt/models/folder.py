@@ -180,6 +180,10 @@ def find_model(path: str | Path) -> Path:
             f"there is no model at {path}: the path does not exist. Name the folder that `cgt pretrain`, "
             "`cgt transfer` or `cgt convert` wrote."
         )
+    if (path / "config.yaml").is_file():
+        raise UserError(
+            f"{path} is a run folder without a checkpoint yet: wait for its first, or name another model."
+        )
     raise UserError(
         f"{path} is neither a model folder (with a config.json) nor a run folder with a checkpoint: "
         "name the folder that `cgt pretrain`, `cgt transfer` or `cgt convert` wrote."
@@ -235,6 +239,9 @@ def _load(network: nn.Module, path: Path) -> None:
     try:
         tensors = load_file(path)
     except FileNotFoundError:
+        # safetensors says so of a file that it may not read, too.
+        if path.exists():
+            raise UserError(f"{path} can't be read: check its permissions.") from None
         raise UserError(f"{path} is missing: take a complete copy of the model folder.") from None
     except (SafetensorError, OSError) as error:
         raise UserError(

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cgt.models.naming import listed
 from cgt.report.blocks import Legend, Plot, Plots, Section, Table, Words
 from cgt.report.changes import changes
 from cgt.report.figures import INK, SERIES, style_of
@@ -275,10 +276,15 @@ def _way(run: ReadRun) -> str:
     """What the scores of a run are about."""
     evaluation = run.config["eval"]
     data = evaluation.get("data") or "the training pictures"
-    size = run.model.resolution if run.model else None
+    classes, size = evaluation.get("classes"), ""
+    if run.model is not None:
+        classes, size = classes or run.model.banks[-1].classes, f" of {run.model.resolution} px"
+    if isinstance(classes, str):
+        classes = classes.split(",")
+    of = f", {counted(len(classes), 'class')} ({listed(classes, 3)})" if classes else ""
     return (
         f"{evaluation.get('features')} features against {data}, {evaluation.get('images')} generated pictures"
-        + (f" of {size} px" if size else "")
+        f"{size}{of}"
     )
 
 

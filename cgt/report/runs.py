@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,9 +152,13 @@ def grouped(runs: Sequence[ReadRun]) -> list[Group]:
 
     A group is called by its shipped config where no other has that, else by its folder.
     """
-    groups: dict[str, list[ReadRun]] = {}
+    groups: dict[tuple[str, int], list[ReadRun]] = {}
+    alike: Counter[tuple[str, int]] = Counter()
     for run in runs:
-        groups.setdefault(_identity(run), []).append(run)
+        identity = _identity(run)
+        # A second run by one seed says nothing of other seeds: it goes with what else is second.
+        groups.setdefault((identity, alike[identity, run.seed]), []).append(run)
+        alike[identity, run.seed] += 1
     together = [sorted(group, key=lambda run: run.seed) for group in groups.values()]
     configs = [group[0].config_name for group in together]
     names = [

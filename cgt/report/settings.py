@@ -15,7 +15,17 @@ def settings(groups: Sequence[Group]) -> Section:
     section.blocks.append(
         Table(
             "The runs",
-            ["run", "method", "seed", "updates", "best at", "batch", "size", "classes", "old classes"],
+            [
+                "run",
+                "method",
+                "seed",
+                "updates",
+                "best at",
+                "batch",
+                "size",
+                "classes",
+                "old classes, as the run has it",
+            ],
             [_row(group, run) for group in groups for run in group.runs],
         )
     )
@@ -28,14 +38,13 @@ def settings(groups: Sequence[Group]) -> Section:
             )
         )
     for group in groups:
-        run = group.shown
-        of_all = f", seed {run.seed} of {', '.join(str(r.seed) for r in group.runs)}"
-        name = group.name + (of_all if len(group.runs) > 1 else "")
-        section.blocks.append(
-            Listing(f"config.yaml of {name}", yaml.safe_dump(dict(run.config), sort_keys=False))
-        )
-        provenance = json.dumps(dict(run.provenance), indent=2, ensure_ascii=False)
-        section.blocks.append(Listing(f"provenance.json of {name}", provenance))
+        for run in group.runs:
+            seed = f", seed {run.seed}" if len(group.runs) > 1 else ""
+            name = f"{group.name}{seed} ({run.path})"
+            config = yaml.safe_dump(dict(run.config), sort_keys=False)
+            section.blocks.append(Listing(f"config.yaml of {name}", config))
+            provenance = json.dumps(dict(run.provenance), indent=2, ensure_ascii=False)
+            section.blocks.append(Listing(f"provenance.json of {name}", provenance))
     return section
 
 
@@ -56,5 +65,5 @@ def _row(group: Group, run: ReadRun) -> list[str]:
         str(run.config.get("batch_size", "–")),
         f"{model.resolution} px" if model else "–",
         classes,
-        str(run.provenance.get("old_classes", "–")),
+        str(run.provenance.get("old_classes", "–")) if model is not None else "–",
     ]

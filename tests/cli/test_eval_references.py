@@ -88,7 +88,7 @@ def test_a_run_without_a_checkpoint_is_not_taken_for_pictures(tmp_path: Path, of
     run.mkdir()
     flat(run / "samples")
     (run / "config.yaml").write_text("steps: 3\n")
-    assert "nor a run folder with a checkpoint" in refused(capsys, str(run), *of)
+    assert "is a run folder without a checkpoint yet" in refused(capsys, str(run), *of)
 
 
 def test_pictures_beside_subfolders_are_refused(tmp_path: Path, of: tuple[str, ...], capsys) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,25 @@ def test_an_existing_output_stays_unless_it_may_be_overwritten(
     assert everything(out) == before
     assert main(command(model, out, "--overwrite")) == 0
     assert load_generator(out).classes == [*tiny.OLD, *tiny.NEW]
+
+
+def test_a_model_that_was_trained_is_never_overwritten(
+    model: Path, tmp_path: Path, refusal: Callable[[int], str]
+) -> None:
+    shutil.copytree(model, tmp_path / "trained")
+    (tmp_path / "trained" / "discriminator.safetensors").unlink(missing_ok=True)
+    before = everything(tmp_path / "trained")
+    message = refusal(main(command(model, tmp_path / "trained", "--overwrite")))
+    assert "was trained or converted, and no export of one" in " ".join(message.split())
+    assert everything(tmp_path / "trained") == before
+
+
+def test_a_discriminator_that_is_not_wanted_need_not_be_there(tmp_path: Path) -> None:
+    source = tiny.source(tiny.PER_LAYER)
+    save_model(tmp_path / "model", source.generator, source.discriminator, provenance={})
+    (tmp_path / "model" / "discriminator.safetensors").unlink()
+    assert main(command(tmp_path / "model", tmp_path / "out")) == 0
+    assert load_generator(tmp_path / "out").classes == list(tiny.OLD)
 
 
 @pytest.mark.parametrize("target", FORMATS)

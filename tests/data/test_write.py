@@ -199,7 +199,11 @@ class TestInterruptedBuild:
         other = BuildOptions("shapes", size=8, per_class=2, shard_mb=0.02, seed=5)
         with pytest.raises(KeyboardInterrupt):
             build_shards(other, "-", tmp_path / "out", progress=progress)
-        build_shards(SHAPES, "-", tmp_path / "out")
+        before = contents(tmp_path / "out.partial")
+        with pytest.raises(UserError, match="finished shards of .* other options .* --overwrite to"):
+            build_shards(SHAPES, "-", tmp_path / "out")
+        assert contents(tmp_path / "out.partial") == before
+        build_shards(SHAPES, "-", tmp_path / "out", overwrite=True)
         assert contents(tmp_path / "out") == whole
 
     def test_changed_input_begins_anew(self, tmp_path: Path) -> None:
@@ -214,7 +218,9 @@ class TestInterruptedBuild:
             build_shards(options, str(root), tmp_path / "out", progress=progress)
         for i in range(9):
             (root / "cat" / f"{i}.png").write_bytes((root / "cat" / "8.png").read_bytes())
-        build_shards(options, str(root), tmp_path / "out")
+        with pytest.raises(UserError, match="other options or pictures"):
+            build_shards(options, str(root), tmp_path / "out")
+        build_shards(options, str(root), tmp_path / "out", overwrite=True)
         pictures = {content for name, content in members(tmp_path / "out") if name.endswith(".png")}
         assert len(pictures) == 1
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cgt.cli import main
 from cgt.errors import UserError
 from cgt.interop.biggan_pytorch import convert
 from cgt.interop.pickles import read_plain_values
@@ -176,7 +177,6 @@ def test_training_state_is_read_without_executing_it(
         "itr": 70,
         "best_FID": 9.5,
         "config": config,
-        "trojan": Attack(tmp_path / "executed"),
         "shape": (1, 2),
     }
     torch.save(state, checkpoint / "state_dict.pth", _use_new_zipfile_serialization=new_format)
@@ -189,7 +189,20 @@ def test_training_state_is_read_without_executing_it(
     generator, _, provenance = convert(checkpoint)
     assert (generator.config.bn_eps, generator.config.init) == (1e-3, "orthogonal")
     assert provenance["training"] == {"itr": 70, "best_FID": 9.5}
+    state["trojan"] = Attack(tmp_path / "executed")
+    torch.save(state, checkpoint / "state_dict.pth", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(UserError, match=r"state_dict.pth .*asks for posix.mkdir, .*nothing in it was exec"):
+        convert(checkpoint)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_generator_that_can_make_no_picture_is_refused(checkpoint: Path, tmp_path: Path, capsys) -> None:
+    weights = torch.load(checkpoint / "G_ema.pth", weights_only=True)
+    name = next(name for name in weights if name.endswith("stored_var"))
+    torch.save({**weights, name: -torch.ones_like(weights[name])}, checkpoint / "G_ema.pth")
+    assert main(["convert", "biggan-pytorch", str(checkpoint), str(tmp_path / "out")]) == 2
+    assert "makes pictures with values that are not finite" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_of_another_type_are_as_good_as_none(checkpoint: Path) -> None:

@@ -43,6 +43,16 @@ def test_the_frames_of_a_film_show_all_latents_in_a_grid(generator: Generator) -
     assert (four[:, 2 : 2 + zoom, 2 : 2 + zoom].int() - one[:, 2:-2, 2:-2].int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"), [(2, 2, 1), (6, 3, 2), (7, 3, 3), (8, 4, 2), (12, 4, 3)]
+)
+def test_a_grid_has_no_blank_place_where_it_can(
+    generator: Generator, count: int, columns: int, rows: int
+) -> None:
+    frame = film(generator, ["ant", "cat"], count)[0]
+    assert frame.shape == (3, rows * 66 + 2, columns * 66 + 2)
+
+
 def test_moving_latents_change_the_pictures_of_one_class(generator: Generator) -> None:
     frames = film(generator, ["ant", "ant", "ant"], moving=True)
     assert len({frame.numpy().tobytes() for frame in frames}) == len(frames)

@@ -29,6 +29,12 @@ def test_runs_that_differ_by_the_seed_alone_go_together(runs: Path) -> None:
     assert [run.seed for run in groups[0].runs] == [0, 1]
 
 
+def test_a_second_run_by_one_seed_is_no_further_seed(runs: Path, own: Own) -> None:
+    groups = read_groups([runs / "ours/0", runs / "ours/1", own("ours/0")])
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0]]
+    assert groups[1].name == "ours-0"
+
+
 def test_runs_of_one_config_with_another_option_are_called_by_their_folders(own: Own) -> None:
     first, second = own("ours/0"), own("ours/1")
     config = (second / "config.yaml").read_text()

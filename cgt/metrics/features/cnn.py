@@ -109,6 +109,8 @@ def load(source: Path | None) -> SmallCnn:
             raise ValueError(f"the SHA-256 of {WEIGHTS} is not the one in {CONFIG}")
         extractor = SmallCnn(description.classes, description.resolution, description.widths)
         extractor.classifier.load_state_dict(load_file(source / WEIGHTS))
+    except PermissionError as error:
+        raise UserError(f"{source} can't be read ({error.strerror}): check its permissions.") from error
     except (OSError, ValueError, RuntimeError, ValidationError, safetensors.SafetensorError) as error:
         raise UserError(f"the feature extractor in {source} is damaged ({error}): train it again.") from error
     extractor.frozen(digest)
