@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cgt.distributed import World
-    from cgt.metrics.suite import Evaluator, PictureSet
+    from cgt.metrics.subjects import PictureSet
+    from cgt.metrics.suite import Evaluator
 MANY_PAIRS = 10**8
 """Pairs of pictures whose comparing takes seconds, so that it is shown."""
 METRIC_NAMES = ", ".join(catalog.names("cgt.metrics"))
@@ -95,7 +96,10 @@ CACHE = Annotated[
     ),
 ]
 BATCH_SIZE = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Pictures at once; the scores don't depend on it.")
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Pictures at once; the scores depend on it by no more than rounding."
+    ),
 ]
 JSON = Annotated[
     Path | None,

@@ -20,7 +20,8 @@ from cgt.models.naming import choose
 from cgt.runs import CONFIG
 
 if TYPE_CHECKING:
-    from cgt.metrics.suite import Evaluator, PictureSet
+    from cgt.metrics.subjects import PictureSet
+    from cgt.metrics.suite import Evaluator
 
 
 def named(choice: str) -> tuple[str, ...] | None:

@@ -30,6 +30,8 @@ FASTEST_GIF = 50
 """Frames a second. Programs that show one take a frame of less than 2/100 s for a much longer one."""
 LATENTS_OF_ONE = 3
 """Stops of a film of one class: with two, the way back would be the way there."""
+LARGEST_GRID = 200_000_000
+"""Pixels."""
 MOST_FRAMES = 2000
 """All of a film's are in memory until it is written."""
 BATCHES_WAITING = 2
@@ -77,7 +79,19 @@ class Order:
 
 
 def write_grid(out: Path, order: Order) -> None:
-    """A PNG with a row for each class, whose columns are of one latent each."""
+    """A PNG with a row for each class, whose columns are of one latent each.
+
+    Raises:
+        UserError: it would be too large.
+    """
+    zoom = grid_zoom(order.generator)
+    size = order.total * (order.generator.resolution * zoom) ** 2
+    if size > LARGEST_GRID:
+        raise UserError(
+            f"a grid of {order.total:,} pictures, {size / 1e6:,.0f} million pixels, is too large to be "
+            f"looked at ({LARGEST_GRID / 1e6:,.0f} are the most): lower --per-class, name fewer classes, or "
+            "give a folder for single pictures."
+        )
     drawn = shared_latents(
         order.generator, order.mixes, order.per_class, seed=order.seed, truncation=order.truncation
     )
@@ -87,7 +101,6 @@ def write_grid(out: Path, order: Order) -> None:
             pictures.append(x_3RR)
             progress.reach(len(pictures), order.total)
     labels = [mix.name for mix in order.mixes]
-    zoom = grid_zoom(order.generator)
     save_grid(out, torch.stack(pictures), order.per_class, labels=labels, zoom=zoom)
 
 

@@ -184,6 +184,7 @@ def _evaluation(settings: RunConfig, pictures: Pictures, world: World) -> Evalua
         together=world.together,
         cache=FeatureCache(cache_folder()) if config.cache else None,
     )
+    measure.check_images()
     if measure.resolution not in (None, pictures.resolution):
         raise UserError(
             f"eval.data {config.data} has pictures of {measure.resolution} px, and the run trains on "

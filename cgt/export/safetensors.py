@@ -42,8 +42,10 @@ def export(model: Model, folder: Path, options: Options) -> Written:
         RunError: what is read again makes other pictures.
     """
     generator = folded(model.generator, options.classes)
+    names = model.generator.classes[: model.generator.first_of_last_bank]
+    of_old = not set(names).isdisjoint(generator.classes)
     provenance = {
-        **model.provenance,
+        **{key: value for key, value in model.provenance.items() if key != "old_classes" or of_old},
         "exported_from": str(model.folder),
         "exported_generator_sha256": sha256(model.folder / "generator.safetensors"),
     }

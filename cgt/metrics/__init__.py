@@ -11,5 +11,16 @@ Beside the metric stands a pure function from features to score. Extractors are 
 """
 
 INFRASTRUCTURE = frozenset(
-    {"base", "feature_cache", "features", "gaussian", "pairs", "rounding", "settings", "statistics", "suite"}
+    {
+        "base",
+        "feature_cache",
+        "features",
+        "gaussian",
+        "pairs",
+        "rounding",
+        "settings",
+        "statistics",
+        "subjects",
+        "suite",
+    }
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import FeatureMetric, Scores, not_finite
+from cgt.metrics.base import FeatureMetric, Fewest, Scores, not_finite
 from cgt.metrics.features.base import FeatureExtractor, Features
 
 SCORES: Scores = {"accuracy": "higher"}
@@ -32,6 +32,7 @@ class Accuracy(FeatureMetric):
         classifier_index: the classifier's index of each class that the metric is built for.
     """
 
+    fewest = Fewest(generated=1)
     reference = "nothing"
     labelled = True
     correct: Tensor

@@ -4,19 +4,53 @@ Shapes: N pictures, D features, K classes of the extractor's classifier.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from cgt.errors import RunError
+from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import Features
 from cgt.metrics.gaussian import Gaussian
 from cgt.metrics.pairs import ROWS, OnPairs, unheard
+from cgt.models.naming import listed
 
 Better: TypeAlias = Literal["lower", "higher", "neither"]
 Scores: TypeAlias = Mapping[str, Better]
+
+
+class Fewest(NamedTuple):
+    """Pictures that a metric needs at least."""
+
+    real: int = 0
+    generated: int = 0
+    of_each_class: int = 0
+    """Of either kind."""
+
+    def check(self, name: str, kind: Literal["real", "generated"], by_class: Mapping[str, int]) -> None:
+        """Refuse fewer, before any features are taken.
+
+        Args:
+            name: of the metric.
+            kind: of the pictures.
+            by_class: how many there are; under any name, where they have no classes.
+
+        Raises:
+            UserError: naming what is missing.
+        """
+        wanted = self.real if kind == "real" else self.generated
+        total = sum(by_class.values())
+        if total < wanted:
+            raise UserError(
+                f"{name} needs {wanted} {kind} pictures at least, not {total}: give more, or leave it out."
+            )
+        few = [f"{one!r} ({count})" for one, count in by_class.items() if count < self.of_each_class]
+        if few:
+            raise UserError(
+                f"{name} needs {self.of_each_class} {kind} pictures of each class, and there are fewer of "
+                f"{listed(few, 5)}: give more, measure other classes, or leave it out."
+            )
 
 
 class FeatureMetric(Metric):  # type: ignore[misc]  # torchmetrics is read without its types
@@ -31,6 +65,8 @@ class FeatureMetric(Metric):  # type: ignore[misc]  # torchmetrics is read witho
     """What it needs of the real pictures: all their features, a gaussian, or nothing."""
     labelled: ClassVar[bool] = False
     """Whether it needs the class of each picture."""
+    fewest: ClassVar[Fewest] = Fewest()
+    """What `compute` would refuse for want of pictures."""
 
     def __init__(self) -> None:
         super().__init__()

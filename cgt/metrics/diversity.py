@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import FeatureMetric, Scores, not_finite
+from cgt.metrics.base import FeatureMetric, Fewest, Scores, not_finite
 from cgt.metrics.features.base import FeatureExtractor, Features
 from cgt.metrics.pairs import ROWS
 from cgt.wording import counted
@@ -84,6 +84,7 @@ class Diversity(FeatureMetric):
         dim: D.
     """
 
+    fewest = Fewest(of_each_class=2)
     labelled = True
 
     def __init__(self, classes: Sequence[str], dim: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import FeatureMetric, Scores, not_finite, require_finite, rows
+from cgt.metrics.base import FeatureMetric, Fewest, Scores, not_finite, require_finite, rows
 from cgt.metrics.features.base import FeatureExtractor, Features
 from cgt.metrics.gaussian import Gaussian, Moments, frechet_distance_of_gaussians
 from cgt.metrics.pairs import ROWS
@@ -43,6 +43,7 @@ class FrechetDistance(FeatureMetric):
         few: features that a side keeps at most; None for what is quick.
     """
 
+    fewest = Fewest(real=2, generated=2)
     reference = "moments"
 
     def __init__(self, dim: int, few: int | None = None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import ClassFeatureMetric, Scores, require_finite
+from cgt.metrics.base import ClassFeatureMetric, Fewest, Scores, require_finite
 from cgt.metrics.features.base import FeatureExtractor
 from cgt.metrics.fid import frechet_distance
 from cgt.wording import counted
@@ -62,6 +62,7 @@ def frechet_distance_per_class(
 class FrechetDistancePerClass(ClassFeatureMetric):
     """Mean and worst of `frechet_distance_per_class` over everything taken in."""
 
+    fewest = Fewest(of_each_class=2)
     by_class: dict[str, float]
     """Each class's own distance, of the last `compute`."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import FeatureMetric, Scores, require_finite, rows
+from cgt.metrics.base import FeatureMetric, Fewest, Scores, require_finite, rows
 from cgt.metrics.features.base import FeatureExtractor, Features
 
 SCORES: Scores = {"inception_score": "higher", "inception_score_std": "neither"}
@@ -47,6 +47,7 @@ def inception_score(logits_NK: Tensor, *, splits: int = SPLITS) -> tuple[float, 
 class InceptionScore(FeatureMetric):
     """`inception_score` with 10 splits of all generated pictures, in the order of ranks and updates."""
 
+    fewest = Fewest(generated=SPLITS)
     reference = "nothing"
     logits: list[Tensor] | Tensor
 

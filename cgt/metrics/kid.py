@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cgt import rng
 from cgt.errors import UserError
-from cgt.metrics.base import PooledFeatureMetric, Scores, require_finite
+from cgt.metrics.base import Fewest, PooledFeatureMetric, Scores, require_finite
 from cgt.metrics.features.base import FeatureExtractor
 from cgt.metrics.pairs import PAIRS_PER_BLOCK, ROWS, OnPairs, kernel_sum, unheard
 
@@ -107,6 +107,8 @@ class KernelInceptionDistance(PooledFeatureMetric):
     Args:
         seed: of the subsets.
     """
+
+    fewest = Fewest(real=2, generated=2)
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import PooledFeatureMetric, Scores, require_finite
+from cgt.metrics.base import Fewest, PooledFeatureMetric, Scores, require_finite
 from cgt.metrics.features.base import FeatureExtractor
 from cgt.metrics.pairs import (
     PAIRS_PER_BLOCK,
@@ -84,6 +84,8 @@ def kernel_mmd(
 
 class KernelMMD(PooledFeatureMetric):
     """`kernel_mmd` with sigma 1 of everything taken in."""
+
+    fewest = Fewest(real=2, generated=1)
 
     def pairs(self, real: int, fake: int) -> int:
         """Within each set and between them."""

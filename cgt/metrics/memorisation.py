@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import PooledFeatureMetric, Scores, require_finite
+from cgt.metrics.base import Fewest, PooledFeatureMetric, Scores, require_finite
 from cgt.metrics.features.base import FeatureExtractor
 from cgt.metrics.pairs import PAIRS_PER_BLOCK, OnPairs, distance_rows, mean, unheard
 
@@ -106,6 +106,8 @@ def memorisation(
 
 class Memorisation(PooledFeatureMetric):
     """`memorisation` of everything taken in."""
+
+    fewest = Fewest(real=2, generated=1)
 
     def pairs(self, real: int, fake: int) -> int:
         """Within the real set, and between the two."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cgt.errors import UserError
-from cgt.metrics.base import PooledFeatureMetric, Scores, require_finite
+from cgt.metrics.base import Fewest, PooledFeatureMetric, Scores, require_finite
 from cgt.metrics.features.base import FeatureExtractor
 from cgt.metrics.pairs import PAIRS_PER_BLOCK, OnPairs, distance_rows, mean, unheard
 
@@ -80,6 +80,8 @@ def precision_recall_density_coverage(
 
 class PrecisionRecallDensityCoverage(PooledFeatureMetric):
     """`precision_recall_density_coverage` with k = 5 of everything taken in."""
+
+    fewest = Fewest(real=NEIGHBOURS + 1, generated=NEIGHBOURS + 1)
 
     def pairs(self, real: int, fake: int) -> int:
         """Within each set and between them."""

@@ -3,9 +3,9 @@
 Shapes: N pictures, Z latent size, R resolution, D features.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, Features
 from cgt.metrics.rounding import arithmetic, without_tf32
 from cgt.metrics.settings import PACKAGE
+from cgt.metrics.subjects import PictureSet, Sampler
 from cgt.models.sampling import latent_range
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to import, and only whoever measures needs it
@@ -24,56 +25,6 @@ if TYPE_CHECKING:  # torchmetrics takes seconds to import, and only whoever meas
     from cgt.metrics.feature_cache import FeatureCache
     from cgt.metrics.gaussian import Gaussian
     from cgt.metrics.statistics import About, Statistics
-
-
-class Sampler(Protocol):
-    """A generator, or whatever else makes pictures of classes from noise."""
-
-    training: bool
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names; y counts along them."""
-
-    @property
-    def dim_z(self) -> int:
-        """Z."""
-
-    @property
-    def resolution(self) -> int:
-        """R in pixels."""
-
-    @property
-    def levelled(self) -> bool:
-        """Whether its statistics go by the truncation of z."""
-
-    def level(self, truncation: float | None) -> float:
-        """The truncation to call it with."""
-
-    def __call__(self, z_NZ: Tensor, y_N: Tensor, /) -> Tensor:
-        """Pictures (N, 3, R, R) in [-1, 1]."""
-
-
-class PictureSet(Protocol):
-    """Pictures that are measured as they are, such as `cgt.data.loose.LoosePictures`."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names; labels count along them. None, where the pictures have no classes."""
-
-    @property
-    def counts(self) -> Sequence[int]:
-        """Pictures per class."""
-
-    @property
-    def resolution(self) -> int:
-        """R in pixels."""
-
-    def __len__(self) -> int:
-        """The number of pictures."""
-
-    def once(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's part: uint8 (N, 3, R, R), and int64 labels (N,)."""
 
 
 class Evaluator:
@@ -162,8 +113,7 @@ class Evaluator:
         if self._pictures is None:
             assert self._statistics is not None, "there is one of the two"
             return None if self._statistics.about is None else self._statistics.about.pictures
-        counts = dict(zip(self._pictures.classes, self._pictures.counts, strict=True))
-        return sum(counts[name] for name in self.classes)
+        return sum(_counted(self._pictures, self.classes).values())
 
     def batches(self, measured: PictureSet | None = None) -> int:
         """Batches of the next measurement in one process: of real pictures until their features are known.
@@ -214,6 +164,16 @@ class Evaluator:
             UserError: it has other classes or another picture size.
         """
         self._check("the generator", sampler.classes, sampler.resolution, "makes")
+        self.check_images()
+
+    def check_images(self) -> None:
+        """Refuse fewer generated or real pictures than the metrics need.
+
+        Raises:
+            UserError: naming the metric, and how many it needs.
+        """
+        each, more = divmod(self.images, max(1, len(self.classes)))
+        self._check_counts({name: each + (i < more) for i, name in enumerate(self.classes)})
 
     def check_pictures(self, pictures: PictureSet) -> None:
         """Refuse those that can't be measured against these pictures.
@@ -229,6 +189,7 @@ class Evaluator:
                 f"{', '.join(unfit)} needs to know the class of each picture: put the pictures into "
                 f"subfolders with the classes' names, or leave {'them' if len(unfit) > 1 else 'it'} out."
             )
+        self._check_counts(_counted(pictures, self.classes) if pictures.classes else {"": len(pictures)})
 
     def statistics(self, on_batch: Callable[[], None] = lambda: None) -> "tuple[Gaussian, About]":
         """The gaussian of all real features, the same on all ranks, and what it is of.
@@ -297,6 +258,13 @@ class Evaluator:
                 f"{what} {does} pictures of {resolution} px, and the data has {self.resolution} px: build "
                 f"shards of that size with `cgt shards build --size {resolution}`."
             )
+
+    def _check_counts(self, generated: Mapping[str, int]) -> None:
+        real = None if self._pictures is None else _counted(self._pictures, self.classes)
+        for name, metric in self._metrics.items():
+            metric.fewest.check(name, "generated", generated)
+            if real is not None:
+                metric.fewest.check(name, "real", real)
 
     def _compare_with(self, statistics: "Statistics") -> None:
         """Take what was saved of the real pictures in their place."""
@@ -384,6 +352,11 @@ class Evaluator:
         pooled_ND = torch.cat([part.pooled_ND for part in features])
         y_N = torch.cat([y_N for _, y_N in parts]).to(self.extractor.device)
         return Features(pooled_ND, torch.cat(logits) if logits else None), y_N
+
+
+def _counted(pictures: "PictureSet | Pictures", classes: Sequence[str]) -> dict[str, int]:
+    counts = dict(zip(pictures.classes, pictures.counts, strict=True))
+    return {name: counts[name] for name in classes}
 
 
 def _require(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:

@@ -31,7 +31,8 @@ def distinct(classes: Sequence[str]) -> tuple[str, ...]:
             )
     if doubles := repeated(classes):
         raise ValueError(
-            f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one"
+            f"class names must differ, but {', '.join(map(repr, doubles))} stands twice: rename one, or "
+            "leave one out"
         )
     return tuple(classes)
 

@@ -146,8 +146,11 @@ def read_record(folder: Path) -> ModelRecord:
             f"{FORMAT_VERSION}: use the cgt that wrote it."
         )
     if keys | OPTIONAL != known:
+        missing, unknown = sorted(known - OPTIONAL - keys), sorted(keys - known)
+        found = (("lacks", missing), ("has", unknown))
+        wrong = [f"{what} {', '.join(names)}" for what, names in found if names]
         raise UserError(
-            f"{path} is not the config of a cgt model: it must have the keys "
+            f"{path} is not the config of a cgt model: it {' and '.join(wrong)}, and must have the keys "
             f"{', '.join(sorted(known - OPTIONAL))}."
         )
     if values["architecture"] != ARCHITECTURE:

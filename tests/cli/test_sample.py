@@ -205,6 +205,7 @@ REFUSED: dict[str, tuple[Sequence[str], str]] = {
     "no frames": (["film.gif", "--frames", "0"], "greater than or equal to 1"),
     "no truncation": (["out", "--truncation", "0"], "greater than or equal to 0.01"),
     "a truncation without bounds": (["out", "--truncation", "inf"], "give a number above 0"),
+    "a grid beyond all screens": (["grid.png", "--per-class", "100000"], "is too large to be looked at"),
     "a film of what stands still": (["film.webp", "--classes", "a/b"], "stands still"),
     "a film without end": (["film.webp", "--frames", "1000"], "film of 6,000 frames is too long"),
     "a fast GIF": (["film.gif", "--fps", "60"], "at most 50 frames a second"),

@@ -165,6 +165,24 @@ def test_a_batch_that_does_not_fit_into_the_memory_ends_the_measurement_with_adv
         Evaluator(MemoryPictures(CLASSES), Means(), ["fid"], 8, 0, 4)(Large())
 
 
+@pytest.mark.parametrize(
+    ("metric", "pictures", "images", "words"),
+    [
+        ("inception-score", 2, 9, "inception-score needs 10 generated pictures at least, not 9: give more"),
+        ("prdc", 2, 5, "prdc needs 6 generated pictures at least, not 5"),
+        ("prdc", 1, 6, "prdc needs 6 real pictures at least, not 3"),
+        ("fid-per-class", 2, 5, r"2 generated pictures of each class, and there are fewer of 'cat' \(1\)"),
+        ("diversity", 1, 6, r"2 real pictures of each class, and there are fewer of 'ant' \(1\), 'bee'"),
+    ],
+)
+def test_too_few_pictures_are_refused_before_any_features_are_taken(metric, pictures, images, words):
+    extractor = Means()
+    evaluator = Evaluator(MemoryPictures(CLASSES, pictures), extractor, [metric], images, 0, 4)
+    with pytest.raises(UserError, match=words):
+        evaluator(Painter())
+    assert extractor.pictures_seen == 0
+
+
 def test_statistics_that_do_not_fit_into_the_memory_end_with_advice():
     class Large(Means):
         def forward(self, x_N3HW):

@@ -6,8 +6,9 @@
 classes each, of random weights. "Unfolded" is the generator as a training run saves it, in eval mode, whose
 every forward pass has a power iteration and a division in each layer and makes the class tables anew. "Plain
 layout" is folded, but without convolutions laid out channels_last. All run in inference mode, on the CPU.
-Rows are timed in turns, so that a busy machine slows them all; each counts with its best turn. The second
-ratio is of CPU-seconds.
+Rows are timed in turns, and each counts with its best; the second ratio is of CPU-seconds. On a machine that
+has other work the first one misleads, for rows wait differently for threads that are kept from their cores:
+leave cores free by `--threads`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import Times, in_turns
+from measuring import Times, in_turns, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -84,9 +85,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--resolution", type=int, choices=SHAPES, default=32)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 8])
+    parser.add_argument("--turns", type=positive, default=3)
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="+", default=[], help="rows to measure beside the first, by name")
     words = parser.parse_args()
     torch.set_num_threads(words.threads)

@@ -16,6 +16,19 @@ from typing import Any, NamedTuple
 import torch
 
 Call = Callable[[], object]
+
+
+def positive(text: str) -> int:
+    """A number of the command line that is 1 or more.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 COPIED = 2**26
 """Numbers of float32 in `copy`: more than caches hold."""
 
