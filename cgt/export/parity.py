@@ -58,8 +58,8 @@ def measure(
     if parity.greatest > LIMIT:
         raise RunError(
             f"what was exported makes other pictures than the model: by {parity.greatest:.2g} (in [-1, 1]), "
-            f"and {LIMIT:g} is allowed, so nothing was written. Versions of the packages that don't fit "
-            "together are the likely reason; with --no-verify it is written as it is."
+            f"and {LIMIT:g} is allowed, so nothing was written. Either versions of the packages don't "
+            "fit together, or the model magnifies rounding; with --no-verify it is written as it is."
         )
     return parity
 

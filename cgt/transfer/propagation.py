@@ -95,7 +95,7 @@ class PropagatedBank(Bank):
 
         One batched product per distinct width.
         """
-        with torch.autocast(self.prior[0].device.type, enabled=False):
+        with full_precision(self.prior[0]):
             groups = []
             for group, prior_GNC in enumerate(self.prior):
                 scores_MN = self._scores(group).mT
