@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from cgt.cli import main
+from cgt.metrics.features.cnn import SmallCnn
 from cgt.models.folder import load_generator
 from cgt.models.record import read_record
 from cgt.runs import RunFolder
@@ -158,17 +159,33 @@ def test_a_damaged_record_of_the_run_is_named(
 
 
 def test_a_measurement_that_fails_costs_no_training(
-    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = tmp_path / "features"
     assert main(["features", "train", str(workspace / "old"), str(features), "--steps", "1"]) == 0
-    measured = [f"eval.features={features}", "eval.metrics=[fid,prdc]", "eval.images=3"]
+    measured = [f"eval.features={features}", "eval.metrics=[fid]", "eval.images=3"]
+
+    def failing(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(SmallCnn, "forward", failing)
     capsys.readouterr()
-    assert pretrain(workspace, tmp_path / "run", *measured) == 2
+    assert pretrain(workspace, tmp_path / "run", *measured) == 1
     message = capsys.readouterr().err
     assert "Traceback" not in message
     assert "checkpoints/00000002" in message.replace("\n", "")
     load_generator(tmp_path / "run" / "latest" / "model")
+
+
+def test_too_few_pictures_to_measure_are_refused_before_training(
+    workspace: Path, tmp_path: Path, refusal: Refusal
+) -> None:
+    features = tmp_path / "features"
+    assert main(["features", "train", str(workspace / "old"), str(features), "--steps", "1"]) == 0
+    measured = [f"eval.features={features}", "eval.metrics=[fid,prdc]", "eval.images=3"]
+    message = refusal(pretrain(workspace, tmp_path / "run", *measured))
+    assert "prdc needs 6 generated pictures at least, not 3" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_that_was_measured_says_what_came_out(workspace: Path, tmp_path: Path) -> None:
