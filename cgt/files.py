@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -321,6 +322,13 @@ def exchange(one: Path, other: Path) -> bool:
 def _beside(path: Path) -> Path:
     """A hidden name in the folder of `path` that nobody else uses."""
     return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove files that killed processes had not yet renamed, from a folder that nobody else writes in."""
+    for file in folder.glob(".*"):
+        if re.fullmatch(r"\.[0-9a-f]{8}\..+", file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def _refuses(error: OSError, target: Path) -> bool:

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from cgt.config import Section, dump
 from cgt.errors import UserError
-from cgt.files import explained, write_json, write_text
+from cgt.files import explained, remove_leftovers, write_json, write_text
 
 PACKAGES = ("cgt", "torch", "accelerate", "webdataset", "torchmetrics", "numpy", "Pillow")
 MAY_CHANGE = ("strategy", "gradient_checkpointing", "timeout", "trackers")
@@ -185,8 +185,10 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop the records of steps after `step`, which a resumed run makes again.
 
-        A half-written last line goes too.
+        A half-written last line goes too, and so do files that a kill left half-written.
         """
+        for folder in (self.path, self.path / "samples"):
+            remove_leftovers(folder)
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return

@@ -81,6 +81,22 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert not list((path / "checkpoints").glob(".*"))
 
 
+def test_a_resumed_run_clears_away_what_a_kill_left_half_written_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+
+    def killed() -> None:
+        KILLS["in the last step"]()
+        go(path, kind="pretraining")
+
+    assert in_child(killed) == -signal.SIGKILL
+    (path / "samples" / ".0123abcd.00000006.png").touch()
+    (path / ".0123abcd.metrics.jsonl").touch()
+    (path / "samples" / ".notes").touch()
+    go(path, kind="pretraining", resume=True)
+    assert [file.name for file in (path / "samples").glob(".*")] == [".notes"]
+    assert not list(path.glob(".*.metrics.jsonl"))
+
+
 def test_a_run_that_is_regularised_by_feedback_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     """Of four updates of D between changes of p, the checkpoint from which it goes on comes after two."""
     options: dict[str, Any] = {
