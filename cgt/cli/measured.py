@@ -14,13 +14,13 @@ from cgt.data.sources.picture_files import SUFFIXES
 from cgt.errors import UserError
 from cgt.files import sha256
 from cgt.metrics.settings import EvalConfig
+from cgt.metrics.subjects import PictureSet, counts_of
 from cgt.models.biggan import Generator
 from cgt.models.folder import find_model, load_generator
 from cgt.models.naming import choose
 from cgt.runs import CONFIG
 
 if TYPE_CHECKING:
-    from cgt.metrics.subjects import PictureSet
     from cgt.metrics.suite import Evaluator
 
 
@@ -34,12 +34,12 @@ class Measured:
     """What is measured, and where it is."""
 
     path: Path
-    it: "Generator | PictureSet"
+    it: Generator | PictureSet
     digest: str
     """SHA-256 of a generator's file, or over the pictures."""
 
     @property
-    def pictures(self) -> "PictureSet | None":
+    def pictures(self) -> PictureSet | None:
         """What is measured, where that is pictures."""
         return None if isinstance(self.it, Generator) else self.it
 
@@ -75,8 +75,7 @@ class Measured:
             )
         if classes is None or not self.it.classes:
             return len(self.it)
-        counts = dict(zip(self.it.classes, self.it.counts, strict=True))
-        return sum(counts[name] for name in classes)
+        return sum(counts_of(self.it, classes).values())
 
     def seed(self, wanted: int | None) -> int | None:
         """The seed of what a model is given; None for pictures, of which nothing is drawn.

@@ -8,7 +8,6 @@ from cgt.export.base import Model, Options, Written
 from cgt.export.card import write_card
 from cgt.files import refuse_existing, replacing_folder
 from cgt.models.folder import load_generator, load_model
-from cgt.models.record import read_record
 
 PACKAGE = "cgt.export"
 
@@ -32,7 +31,7 @@ def read_model(folder: Path, target: str) -> Model:
         generator, discriminator = load_model(folder)
     else:
         generator, discriminator = load_generator(folder, fold=False), None
-    return Model(folder, generator, discriminator, read_record(folder).provenance)
+    return Model(folder, generator, discriminator, generator.provenance)
 
 
 def write_export(

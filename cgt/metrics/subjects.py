@@ -57,3 +57,9 @@ class PictureSet(Protocol):
 
     def once(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's part: uint8 (N, 3, R, R), and int64 labels (N,)."""
+
+
+def counts_of(pictures: PictureSet, classes: Sequence[str]) -> dict[str, int]:
+    """How many pictures there are of each of these classes, all of which they have."""
+    counts = dict(zip(pictures.classes, pictures.counts, strict=True))
+    return {name: counts[name] for name in classes}

@@ -14,9 +14,9 @@ from cgt import catalog, images
 from cgt.data.selection import class_names
 from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, Features
-from cgt.metrics.rounding import arithmetic, without_tf32
+from cgt.metrics.rounding import arithmetic
 from cgt.metrics.settings import PACKAGE
-from cgt.metrics.subjects import PictureSet, Sampler
+from cgt.metrics.subjects import PictureSet, Sampler, counts_of
 from cgt.models.sampling import latent_range
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to import, and only whoever measures needs it
@@ -113,7 +113,7 @@ class Evaluator:
         if self._pictures is None:
             assert self._statistics is not None, "there is one of the two"
             return None if self._statistics.about is None else self._statistics.about.pictures
-        return sum(_counted(self._pictures, self.classes).values())
+        return sum(counts_of(self._pictures, self.classes).values())
 
     def batches(self, measured: PictureSet | None = None) -> int:
         """Batches of the next measurement in one process: of real pictures until their features are known.
@@ -189,7 +189,7 @@ class Evaluator:
                 f"{', '.join(unfit)} needs to know the class of each picture: put the pictures into "
                 f"subfolders with the classes' names, or leave {'them' if len(unfit) > 1 else 'it'} out."
             )
-        self._check_counts(_counted(pictures, self.classes) if pictures.classes else {"": len(pictures)})
+        self._check_counts(counts_of(pictures, self.classes) if pictures.classes else {"": len(pictures)})
 
     def statistics(self, on_batch: Callable[[], None] = lambda: None) -> "tuple[Gaussian, About]":
         """The gaussian of all real features, the same on all ranks, and what it is of.
@@ -260,7 +260,7 @@ class Evaluator:
             )
 
     def _check_counts(self, generated: Mapping[str, int]) -> None:
-        real = None if self._pictures is None else _counted(self._pictures, self.classes)
+        real = None if self._pictures is None else counts_of(self._pictures, self.classes)
         for name, metric in self._metrics.items():
             metric.fewest.check(name, "generated", generated)
             if real is not None:
@@ -307,7 +307,7 @@ class Evaluator:
             label_N = measured[y_N.cpu()] if pictures.classes else y_N
             chosen = label_N >= 0 if pictures.classes else torch.ones_like(y_N, dtype=torch.bool)
             if chosen.any():
-                parts.append((self._features(x_N3RR[chosen]), label_N[chosen]))
+                parts.append((self.extractor.take(x_N3RR[chosen]), label_N[chosen]))
             on_batch()
         return self._joined(parts)
 
@@ -332,19 +332,14 @@ class Evaluator:
                     "training has diverged. Measure an earlier checkpoint, or train again with a lower "
                     "learning rate."
                 )
-            parts.append((self._features(images.to_uint8(x_N3RR)), label_N[part]))
+            parts.append((self.extractor.take(images.to_uint8(x_N3RR)), label_N[part]))
             on_batch()
         return self._joined(parts)
-
-    def _features(self, x_N3RR: Tensor) -> Features:
-        with without_tf32():
-            features: Features = self.extractor(x_N3RR.to(self.extractor.device))
-        return features
 
     def _joined(self, parts: Sequence[tuple[Features, Tensor]]) -> tuple[Features, Tensor]:
         if not parts:  # a rank without a picture still has to say how wide its features are
             side = self.resolution or self.extractor.resolution or 1
-            blank = self._features(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+            blank = self.extractor.take(torch.zeros(1, 3, side, side, dtype=torch.uint8))
             logits_0K = None if blank.logits_NK is None else blank.logits_NK[:0]
             parts = [(Features(blank.pooled_ND[:0], logits_0K), torch.zeros(0, dtype=torch.long))]
         features = [part for part, _ in parts]
@@ -352,11 +347,6 @@ class Evaluator:
         pooled_ND = torch.cat([part.pooled_ND for part in features])
         y_N = torch.cat([y_N for _, y_N in parts]).to(self.extractor.device)
         return Features(pooled_ND, torch.cat(logits) if logits else None), y_N
-
-
-def _counted(pictures: "PictureSet | Pictures", classes: Sequence[str]) -> dict[str, int]:
-    counts = dict(zip(pictures.classes, pictures.counts, strict=True))
-    return {name: counts[name] for name in classes}
 
 
 def _require(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:

@@ -3,11 +3,14 @@
 Runs that differ by the seed alone are one line, the mean, with a band from the least to the greatest.
 """
 
+import contextlib
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cgt.data.selection import class_names
+from cgt.errors import UserError
 from cgt.models.naming import listed
 from cgt.report.blocks import Legend, Plot, Plots, Section, Table, Words
 from cgt.report.changes import changes
@@ -276,16 +279,22 @@ def _way(run: ReadRun) -> str:
     """What the scores of a run are about."""
     evaluation = run.config["eval"]
     data = evaluation.get("data") or "the training pictures"
-    classes, size = evaluation.get("classes"), ""
-    if run.model is not None:
-        classes, size = classes or run.model.banks[-1].classes, f" of {run.model.resolution} px"
-    if isinstance(classes, str):
-        classes = classes.split(",")
+    size = f" of {run.model.resolution} px" if run.model else ""
+    classes = _measured_classes(run)
     of = f", {counted(len(classes), 'class')} ({listed(classes, 3)})" if classes else ""
     return (
         f"{evaluation.get('features')} features against {data}, {evaluation.get('images')} generated pictures"
         f"{size}{of}"
     )
+
+
+def _measured_classes(run: ReadRun) -> Sequence[str]:
+    """Those that the config names, else those that the run trained; none where nothing says them any more."""
+    if named := run.config["eval"].get("classes"):
+        with contextlib.suppress(UserError):  # a file of names may be gone
+            return class_names(named)
+        return ()
+    return run.model.banks[-1].classes if run.model else ()
 
 
 def _arrow(name: str, groups: Sequence[Group]) -> str:

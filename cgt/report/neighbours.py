@@ -16,7 +16,6 @@ from cgt.errors import RunError, UserError
 from cgt.metrics.features.base import FeatureExtractor, load_extractor
 from cgt.metrics.features.weights import DOWNLOAD
 from cgt.metrics.memorisation import nearest_neighbours
-from cgt.metrics.rounding import without_tf32
 from cgt.report.blocks import Heading, Section, Sheet, Sheets, Strip, Words
 from cgt.report.models import Shown, drawn
 
@@ -76,9 +75,7 @@ def _sheets(one: Shown, number: int, x_P3RR: Tensor, extractor: FeatureExtractor
 
 
 def _features(extractor: FeatureExtractor, x_N3RR: Tensor) -> Tensor:
-    with without_tf32():
-        parts = [extractor(part.to(extractor.device)).pooled_ND for part in x_N3RR.split(AT_ONCE)]
-    return torch.cat(parts)
+    return torch.cat([extractor.take(part).pooled_ND for part in x_N3RR.split(AT_ONCE)])
 
 
 def _training_pictures(one: Shown) -> Tensor:

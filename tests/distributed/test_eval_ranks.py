@@ -13,10 +13,9 @@ from cgt.cli import main
 from cgt.data.write import BuildOptions, build_shards
 from cgt.distributed import World, launched_world
 from cgt.errors import RunError
-from cgt.metrics.features import cnn
+from cgt.metrics.features import FeatureExtractor, cnn
 from cgt.metrics.features.cnn_training import widths
 from cgt.metrics.settings import PACKAGE, EvalConfig
-from cgt.metrics.suite import Evaluator
 from cgt.models.biggan import Generator, GeneratorConfig
 from cgt.models.folder import save_model
 from cgt.training import watchdog
@@ -79,9 +78,9 @@ def test_rank_that_is_lost_while_measuring_ends_the_others_which_name_it(
     words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], rank: int, how: str
 ) -> None:
     if how == "stopped":
-        arm = stopping(Evaluator, "_features", 2, rank=rank, lock=tmp_path / "lock")
+        arm = stopping(FeatureExtractor, "take", 2, rank=rank, lock=tmp_path / "lock")
     else:
-        arm = in_call(Evaluator, "_features", 2, suicide, rank=rank)
+        arm = in_call(FeatureExtractor, "take", 2, suicide, rank=rank)
     said = ""
 
     def lose() -> None:
@@ -101,7 +100,7 @@ def overflow() -> None:
 def test_error_of_one_rank_while_measuring_ends_all_at_once_and_is_said_once(
     words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arm = in_call(Evaluator, "_features", 2, overflow, rank=1)
+    arm = in_call(FeatureExtractor, "take", 2, overflow, rank=1)
     codes: list[int] = []
     assert timed(lambda: codes.extend(run_ranks(functools.partial(measure, arm=arm), 3, words))) < LIMIT
     assert codes == [1, 1, 1]

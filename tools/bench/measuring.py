@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 Call = Callable[[], object]
+COPIED = 2**26
+"""Numbers of float32 in `copy`: more than caches hold."""
 
 
 def positive(text: str) -> int:
@@ -27,10 +29,6 @@ def positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise ValueError(text)
     return number
-
-
-COPIED = 2**26
-"""Numbers of float32 in `copy`: more than caches hold."""
 
 
 class Times(NamedTuple):

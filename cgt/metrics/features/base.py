@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cgt import catalog
 from cgt.errors import UserError
+from cgt.metrics.rounding import without_tf32
 from cgt.models.classifier import Classifier
 
 PACKAGE = "cgt.metrics.features"
@@ -81,6 +82,12 @@ class FeatureExtractor(nn.Module):
         the resize alone share a weights file.
         """
         return {"name": self.name, "sha256": self.sha256, "resize": self.resize}
+
+    def take(self, x_N3HW: Tensor) -> Features:
+        """`forward` of pictures on any device, for measuring: on a GPU without TF32."""
+        with without_tf32():
+            features: Features = self(x_N3HW.to(self.device))
+        return features
 
     def forward(self, x_N3HW: Tensor) -> Features:
         """Features of uint8 RGB pictures."""
